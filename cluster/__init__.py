@@ -1,0 +1,1 @@
+"""Floor 0: where things run and what lasts. Imports libraries only."""

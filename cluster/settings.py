@@ -1,0 +1,255 @@
+"""The one Settings object. Its docstring is the manual.
+
+A profile is a YAML file (`infra/profiles/NAME.yaml`, or any path). Environment variables override
+it: `MAINSPRING_GATEWAY__PORT=9000` sets `gateway.port`. `MAINSPRING_PROFILE` names the profile
+(default `local`). A wrong value stops the start with the field's name, the value and what would
+be right. Workers never read the environment: they receive their section as a value.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from cluster.errors import ConfigError
+
+ENV_PREFIX = "MAINSPRING_"
+INFRA = Path(__file__).resolve().parent.parent / "infra"
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RaySection(Section):
+    """Where Ray runs. `address` None starts Ray on this machine; `auto` or `host:port` joins."""
+
+    address: str | None = None
+    num_cpus: float | None = Field(None, gt=0, description="logical CPUs of a local Ray")
+    object_store_mb: int = Field(200, ge=80, description="shared memory of a local Ray, MB")
+    dashboard: bool = False
+    start_timeout_s: float = Field(60.0, gt=0)
+
+
+class GatewaySection(Section):
+    """The one address. Beyond loopback it refuses to start without keys."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    api_key_sha256: tuple[str, ...] = Field(
+        (), description="hex SHA-256 of each accepted key; empty means no keys, loopback only"
+    )
+    haproxy: bool = True
+    haproxy_stats_port: int = Field(8404, ge=1, le=65535)
+    haproxy_metrics_port: int = Field(9101, ge=1, le=65535)
+    replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(256, ge=1)
+    max_body_bytes: int = Field(4_000_000, ge=1_000)
+    request_timeout_s: float = Field(120.0, gt=0, description="total deadline of one request")
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> Self:
+        if not self.is_loopback and not self.api_key_sha256:
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines, so api_key_sha256 must "
+                "hold at least one key's SHA-256; or set host to 127.0.0.1"
+            )
+        for digest in self.api_key_sha256:
+            if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
+                raise ValueError("api_key_sha256 entries are 64 lower-case hex digits")
+        return self
+
+
+class ModelSection(Section):
+    """One model that vLLM serves. `source` is a Hugging Face id, a folder, an S3 address, or
+    `checkpoint:NAME` for a reference checkpoint that ships with Mainspring."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    source: str
+    tier: Literal["planner", "routine"]
+    usd_per_mtok_in: float = Field(ge=0, description="price of a million prompt tokens, USD")
+    usd_per_mtok_out: float = Field(ge=0, description="price of a million generated tokens, USD")
+    max_model_len: int = Field(2048, ge=128)
+    max_num_seqs: int = Field(32, ge=1, description="sequences in one engine batch")
+    max_ongoing_requests: int = Field(64, ge=1, description="per replica; more wait or get 429")
+    max_queued_requests: int = Field(128, ge=0)
+    replicas: int = Field(1, ge=1)
+    device: Literal["cpu", "gpu"] = "cpu"
+    cpu_cores: str | None = Field(None, description='cores this engine is bound to, as "0" or "0-3"')
+    kv_cache_gib: int = Field(1, ge=1, description="CPU only: GiB of KV cache")
+    tensor_parallel: int = Field(1, ge=1)
+    accelerator_type: str | None = None
+    tool_call_parser: str = "hermes"
+    reasoning_parser: str | None = None
+    engine: dict[str, Any] = Field(default_factory=dict, description="further vLLM engine args")
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class EncoderSection(Section):
+    """MiniLM embeddings and the intent head on top."""
+
+    replicas: int = Field(1, ge=1)
+    max_batch_size: int = Field(32, ge=1)
+    batch_wait_s: float = Field(0.005, ge=0)
+    threads: int = Field(1, ge=1)
+    max_queued_requests: int = Field(512, ge=0)
+
+
+class MemorySection(Section):
+    """Milvus. A `uri` without a scheme is a Milvus Lite file below `data_dir`."""
+
+    uri: str = "memory.db"
+    token: str = Field("", repr=False)
+    flush_rows: int = Field(200, ge=1)
+    flush_seconds: float = Field(2.0, gt=0)
+
+
+class JournalSection(Section):
+    """SQLAlchemy URL of the journal. `sqlite:///journal.db` lies below `data_dir`."""
+
+    url: str = "sqlite:///journal.db"
+
+
+class AgentsSection(Section):
+    """The agent host, the orchestrator and their limits."""
+
+    policy: str = Field("support.cedar", description="file below infra/policy, or a path")
+    hosts: int = Field(1, ge=1)
+    concurrency: int = Field(8, ge=1, description="runs worked on at once by one host")
+    max_open_runs: int = Field(10_000, ge=1, description="more are refused with 429")
+    turn_timeout_s: float = Field(60.0, gt=0)
+    connector_timeout_s: float = Field(10.0, gt=0)
+    model_timeout_s: float = Field(30.0, gt=0)
+
+
+class SupportSection(Section):
+    """The support workflow's thresholds. `desk` is a folder with a help-desk's data."""
+
+    desk: str = Field("support", description="folder below infra, or a path")
+    intents: str = Field("support", description="trained intent head: name or folder")
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
+    min_confidence: float = Field(0.70, ge=0, le=1, description="calibrated; below it: escalate")
+    max_out_of_scope: float = Field(0.50, ge=0, le=1, description="above it: escalate")
+    evidence: int = Field(4, ge=1, le=12, description="records recalled for a ticket")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, by section; see the sections' docstrings and fields."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    profile: str = "local"
+    data_dir: Path = Path(".mainspring")
+    tenant: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    ray: RaySection = RaySection()
+    gateway: GatewaySection = GatewaySection()
+    models: tuple[ModelSection, ...] = Field(min_length=1)
+    encoder: EncoderSection = EncoderSection()
+    memory: MemorySection = MemorySection()
+    journal: JournalSection = JournalSection()
+    agents: AgentsSection = AgentsSection()
+    support: SupportSection = SupportSection()
+
+    @model_validator(mode="after")
+    def _models_are_distinct(self) -> Self:
+        ids = [m.id for m in self.models]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"models: ids must be distinct, got {ids}")
+        if reserved := [i for i in ids if i.startswith("auto")]:
+            raise ValueError(f"models: {reserved} clash with the routing names auto...")
+        if missing := {"planner", "routine"} - {m.tier for m in self.models}:
+            raise ValueError(f"models: no model has tier {sorted(missing)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment comes before the profile, which `load` passes as keyword arguments."""
+        return env_settings, init_settings
+
+    def path(self, name: str) -> Path:
+        """`name` below the data folder, absolute."""
+        return (self.data_dir / name).resolve()
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile: a name below infra/profiles, or a path."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    return INFRA / "profiles" / f"{name}.yaml"
+
+
+def infra_path(kind: str, name: str) -> Path:
+    """`name` as a path when it is one, else what ships as infra/KIND/NAME."""
+    path = Path(name)
+    return path if path.is_absolute() or path.exists() else INFRA / kind / name
+
+
+def load(profile: str | None = None, **overrides: Any) -> Settings:
+    """Read the profile and the environment.
+
+    Raises ConfigError when a file is missing or a value is wrong; the error names the field.
+    """
+    name = profile or os.environ.get(f"{ENV_PREFIX}PROFILE") or "local"
+    path = profile_path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        known = sorted(p.stem for p in (INFRA / "profiles").glob("*.yaml"))
+        raise ConfigError("profile", name, f"one of {known}, or a YAML file's path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("profile", str(path), f"readable YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError("profile", str(path), "a YAML mapping of sections")
+    try:
+        return Settings(**{**values, **overrides, "profile": name})
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def _first_problem(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "settings"
+    known = sorted(Settings.model_fields) if first["type"] == "extra_forbidden" else None
+    expected = f"one of the known keys {known}" if known else first["msg"]
+    value = first.get("input")
+    return ConfigError(where, value if not isinstance(value, dict) else "...", expected)
+
+
+def unknown_variables(environ: dict[str, str]) -> list[str]:
+    """MAINSPRING_ variables that set nothing, so that a typing mistake is seen."""
+    known = set(Settings.model_fields)
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(ENV_PREFIX)
+        and name.removeprefix(ENV_PREFIX).split("__")[0].lower() not in known
+    )
