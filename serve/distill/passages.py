@@ -1,0 +1,99 @@
+"""Evidence from memory: policy passages and past answers, made up or the shop's own."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from serve.distill.grammar import expand, lexicon, part
+from serve.distill.tickets import Values
+
+_SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
+_POLICIES: Final = Path(__file__).parents[2] / "infra" / "support" / "policies"
+_SHOP_SHARE: Final = 0.35
+_MAX_SENTENCES: Final = 3
+# Which topics a paragraph of the shop's own policies answers, by file and a word in it. A
+# paragraph that no line names serves as a distractor only.
+_SHOP_TOPICS: Final[dict[str, str]] = {
+    "account": "account_access",
+    "delivery-options": "delivery_options",
+    "delivery": "delivery_late",
+    "discount-codes": "discount_code",
+    "invoices": "invoice_copy",
+    "payment": "payment_failed",
+    "returns": "return_item",
+    "warranty": "warranty",
+    "refunds": "refund_request",
+    "damaged-or-wrong": "damaged_item",
+}
+
+
+@dataclass(frozen=True)
+class Passage:
+    """`text` as it stands in the evidence; `answer` are the sentences that a reply copies."""
+
+    topic: str
+    source: str
+    text: str
+    answer: tuple[str, ...]
+
+
+def make_passage(rng: Random, topic: str, split: str) -> Passage:
+    """A passage that answers `topic`."""
+    values = Values(rng)
+    own = _shop().get(topic, ())
+    if own and rng.random() < _SHOP_SHARE:
+        title, sentences = rng.choice(own)
+    else:
+        title = rng.choice(lexicon("passages")["titles"][topic])
+        templates = part(lexicon("passages")["topics"][topic], split)
+        chosen = rng.sample(templates, min(len(templates), rng.choice((1, 2, 2, 3))))
+        sentences = tuple(_capital(expand(rng, t, values)) for t in chosen)
+    answer = sentences[:_MAX_SENTENCES]
+    body = list(sentences)
+    if rng.random() < 0.07:
+        trap = _capital(expand(rng, rng.choice(lexicon("passages")["injections"]), values))
+        body.insert(rng.randrange(len(body) + 1), trap)
+    text = " ".join(body)
+    form = rng.random()
+    if form < 0.2:
+        text = f"{title}: {text}"
+    elif form < 0.3:
+        text = f"# {title} {text}"
+    return Passage(topic, f"policy:{topic}", text, answer)
+
+
+def make_past_answer(rng: Random, topic: str, split: str, question: Callable[[], str]) -> Passage:
+    """A past ticket with its answer, as memory gives it back."""
+    passage = make_passage(rng, topic, split)
+    answer = " ".join(passage.answer)
+    slots = {"answer": answer, "question": question()}
+    text = expand(rng, rng.choice(lexicon("passages")["past"]), slots.__getitem__)
+    return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", _capital(text), passage.answer)
+
+
+def make_trap(rng: Random) -> Passage:
+    """A passage that only tries to give the model orders."""
+    template = rng.choice(lexicon("passages")["injections"])
+    return Passage("trap", "ticket:1", _capital(expand(rng, template, Values(rng))), ())
+
+
+@cache
+def _shop() -> dict[str, tuple[tuple[str, tuple[str, ...]], ...]]:
+    """The shop's policies by topic: (title, sentences) of each paragraph."""
+    found: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {}
+    for path in sorted(_POLICIES.glob("*.md")):
+        blocks = path.read_text(encoding="utf-8").split("\n\n")
+        title = blocks[0].lstrip("# ").strip()
+        topic = _SHOP_TOPICS.get(path.stem, "other")
+        for block in blocks[1:]:
+            sentences = tuple(_SENTENCE.split(" ".join(block.split())))
+            found[topic] = (*found.get(topic, ()), (title, sentences))
+    return found
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
