@@ -17,7 +17,7 @@ Covered:
 Not covered: names of other people in running text, a city or postcode on its own, dates of birth,
 tax and passport numbers, mistyped card numbers and IBANs (their digits become [NUMBER_1] later),
 personal data written in words, and other scripts than Latin. A first or last name that is also an
-everyday word ("Will", "Rose") is only seen with a capital. A placeholder that a customer types is
+everyday word ("Will", "Rose") is only seen with a capital or as the last word. A placeholder that a customer types is
 taken for ours; it can only bring back that customer's own data.
 """
 
@@ -263,8 +263,9 @@ def _name_patterns(words: list[str]) -> list[re.Pattern[str]]:
         if len(word) < 2 or low in _PARTICLES:
             continue
         if low in _EVERYDAY:
-            forms = "|".join(re.escape(w) for w in {word.capitalize(), word.upper(), word})
-            patterns.append(re.compile(rf"(?<!\w)(?:{forms})(?!\w)"))
+            forms = sorted({re.escape(w) for w in (word.capitalize(), word.upper(), word)})
+            last = rf"{re.escape(low)}(?=\W*$)"
+            patterns.append(re.compile(rf"(?<!\w)(?:{'|'.join(forms)}|{last})(?!\w)"))
         else:
             patterns.append(_loose(word))
     return patterns
