@@ -17,8 +17,9 @@ Covered:
 Not covered: names of other people in running text, a city or postcode on its own, dates of birth,
 tax and passport numbers, mistyped card numbers and IBANs (their digits become [NUMBER_1] later),
 personal data written in words, and other scripts than Latin. A first or last name that is also an
-everyday word ("Will", "Rose") is only seen with a capital or as the last word. A placeholder that a customer types is
-taken for ours; it can only bring back that customer's own data.
+everyday word ("Will", "Rose") is only seen with a capital or as the last word. A placeholder that a
+customer types is taken for ours; it can only bring back that customer's own data. From the
+hundredth value of a kind on, values are replaced but not put back.
 """
 
 import re
@@ -59,8 +60,8 @@ _PHONE_WORD = re.compile(
     re.IGNORECASE,
 )
 
-_WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
-_CAPITAL = r"[A-ZÀ-ÖØ-ÞŁŚŻŠČŽ](?:[^\W\d_]|['’-](?=[^\W\d_]))*"
+_WORD = r"[^\W\d_]{1,40}(?:['’-][^\W\d_]{1,40}){0,2}"
+_CAPITAL = r"[A-ZÀ-ÖØ-ÞŁŚŻŠČŽ](?:[^\W\d_]|['’-](?=[^\W\d_])){0,40}"
 _CITY = rf"{_CAPITAL}(?: (?:am|an der|sur|upon|de|del|la) {_CAPITAL}| {_CAPITAL})?"
 _UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
 _PLACE = rf"(?:,?\s+(?:D-|F-|A-)?\d{{4,5}},?\s+{_CITY}|(?:,\s*{_CITY})?,?\s+{_UK_CODE}\b)?"
@@ -68,7 +69,7 @@ _STREETS: Final = (
     rf"\b\d{{1,4}}[a-zA-Z]?,? (?:{_CAPITAL} ){{1,3}}(?i:street|st|road|rd|avenue|ave|lane|ln"
     r"|drive|close|square|way|court|place|terrace|gardens|row|hill|crescent|quay)\b",
     rf"\b\d{{1,4}}[a-z]? (?:{_WORD} ){{1,2}}(?i:street|road|avenue|lane)\b",
-    r"\b[^\W\d_]{3,}(?i:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|ring|ufer|damm) ?\d{1,4}"
+    r"\b[^\W\d_]{3,40}(?i:stra(?:ß|ss)e|str\.|weg|platz|allee|gasse|ring|ufer|damm) ?\d{1,4}"
     r"(?: ?[a-z]\b|\b)",
     rf"\b{_CAPITAL}[ -](?:Stra(?:ß|ss)e|Str\.|Weg|Platz|Allee|Gasse|Ring|Ufer|Damm)"
     r" \d{1,4}(?: ?[a-z]\b|\b)",
@@ -157,14 +158,27 @@ def _matches(*patterns: re.Pattern[str], group: int = 0) -> Finder:
     return find
 
 
-def _ibans(text: str) -> Iterator[Span]:
-    for match in _IBAN.finditer(text):
-        yield from _longest_valid(match, lambda s: bool(iban.is_valid(s, check_country=False)))
+def _numbers(candidate: re.Pattern[str], valid: Callable[[str], bool]) -> Finder:
+    """Grouped numbers with a checksum. A candidate may hold more groups than the number has, before
+    or behind it, so each group is tried as its start, and each as its end, the longest first."""
+
+    def find(text: str) -> Iterator[Span]:
+        match = candidate.search(text)
+        while match:
+            end = _longest_valid(match, valid)
+            if end:
+                yield match.start(), end
+            match = candidate.search(text, end or match.start() + 1)
+
+    return find
 
 
-def _cards(text: str) -> Iterator[Span]:
-    for match in _CARD.finditer(text):
-        yield from _longest_valid(match, _is_card)
+def _longest_valid(match: re.Match[str], valid: Callable[[str], bool]) -> int | None:
+    text, start = match.string, match.start()
+    gaps = [start + m.start() for m in re.finditer(r"[ .-]", match.group())]
+    whole = not text[match.end() : match.end() + 1].isalnum()
+    ends = (*([match.end()] if whole else []), *reversed(gaps))
+    return next((end for end in ends if valid(text[start:end])), None)
 
 
 def _is_card(text: str) -> bool:
@@ -172,15 +186,8 @@ def _is_card(text: str) -> bool:
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
 
 
-def _longest_valid(match: re.Match[str], valid: Callable[[str], bool]) -> Iterator[Span]:
-    """The longest prefix of a match that is valid and ends where one of its groups ends."""
-    text, start = match.string, match.start()
-    gaps = [start + m.start() for m in re.finditer(r"[ .-]", match.group())]
-    whole = not text[match.end() : match.end() + 1].isalnum()
-    for end in (*([match.end()] if whole else []), *reversed(gaps)):
-        if valid(text[start:end]):
-            yield start, end
-            return
+def _is_iban(text: str) -> bool:
+    return len(text) >= 15 and bool(iban.is_valid(text, check_country=False))
 
 
 def _phones(region: str) -> Finder:
@@ -215,8 +222,8 @@ def _introductions(text: str) -> Iterator[Span]:
 
 _FINDERS: Final[tuple[tuple[str, Finder], ...]] = (
     ("EMAIL", _matches(_EMAIL)),
-    ("IBAN", _ibans),
-    ("CARD", _cards),
+    ("IBAN", _numbers(_IBAN, _is_iban)),
+    ("CARD", _numbers(_CARD, _is_card)),
     ("PHONE", _phones(DEFAULT_REGION)),
     ("ADDRESS", _matches(*_ADDRESSES)),
     ("NAME", _introductions),

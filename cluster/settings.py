@@ -94,7 +94,7 @@ class ModelSection(Section):
     max_queued_requests: int = Field(128, ge=0)
     replicas: int = Field(1, ge=1)
     device: Literal["cpu", "gpu"] = "cpu"
-    cpu_cores: str | None = Field(None, description='cores this engine is bound to, as "0" or "0-3"')
+    cpu_cores: str | None = Field(None, description='cores of this engine, as "0" or "0-3"')
     kv_cache_gib: int = Field(1, ge=1, description="CPU only: GiB of KV cache")
     tensor_parallel: int = Field(1, ge=1)
     accelerator_type: str | None = None

@@ -98,7 +98,9 @@ def order_text(order: Mapping[str, object]) -> str:
 def account_text(account: Mapping[str, object]) -> str:
     """A customer's account as evidence. Keys: name, since, orders (ids as text or references)."""
     orders = account.get("orders")
-    listed = ", ".join(str(o) for o in orders) if isinstance(orders, Sequence) and orders else "none"
+    listed = (
+        ", ".join(str(o) for o in orders) if isinstance(orders, Sequence) and orders else "none"
+    )
     return f"Customer {account['name']} since {account['since']}; orders {listed}."
 
 

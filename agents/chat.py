@@ -1,0 +1,114 @@
+"""How agents reach a model: the Chat protocol, and its client over the gateway's own address.
+
+Agents go through the same door as every other client, so that routing, limits and the bill are
+in one place.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import openai
+
+from agents.workflows.prompts import Message
+from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A model's answer. `model` is the one that gave it, `cost_usd` what it cost."""
+
+    text: str
+    model: str
+    route: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    seconds: float
+
+
+class Chat(Protocol):
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        schema: dict[str, Any] | None = None,
+        max_tokens: int,
+        timeout_s: float,
+        request_id: str,
+        seed: int = 0,
+        temperature: float = 0.0,
+    ) -> Completion:
+        """One answer of at most `max_tokens`, as JSON that fits `schema` when one is given.
+
+        Raises DeadlineExceeded after `timeout_s` seconds, Unavailable when no model answers, and
+        InvalidInput when the request itself is refused.
+        """
+
+
+class HttpChat:
+    """Chat over an OpenAI-compatible address."""
+
+    def __init__(self, base_url: str, api_key: str = "none", retries: int = 2) -> None:
+        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=retries)
+
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        schema: dict[str, Any] | None = None,
+        max_tokens: int,
+        timeout_s: float,
+        request_id: str,
+        seed: int = 0,
+        temperature: float = 0.0,
+    ) -> Completion:
+        body: dict[str, Any] = {}
+        if schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            }
+        started = time.perf_counter()
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=list(messages),  # type: ignore[arg-type]
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                timeout=timeout_s,
+                extra_headers={"x-request-id": request_id},
+                **body,
+            )
+        except openai.APITimeoutError:
+            raise DeadlineExceeded(f"model {model}", timeout_s) from None
+        except openai.APIConnectionError as error:
+            raise Unavailable(f"model {model}", f"no connection ({error.__cause__})") from None
+        except openai.APIStatusError as error:
+            raise _ours(model, error) from None
+        answer = raw.parse()
+        usage = answer.usage
+        return Completion(
+            text=answer.choices[0].message.content or "",
+            model=raw.headers.get("x-mainspring-model", answer.model),
+            route=raw.headers.get("x-mainspring-route", ""),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            cost_usd=float(raw.headers.get("x-mainspring-cost-usd", 0.0)),
+            seconds=time.perf_counter() - started,
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _ours(model: str, error: openai.APIStatusError) -> Exception:
+    if error.status_code in {408, 504}:
+        return DeadlineExceeded(f"model {model}", 0.0)
+    if error.status_code >= 500 or error.status_code == 429:
+        return Unavailable(f"model {model}", f"HTTP {error.status_code}: {error.message}")
+    return InvalidInput("messages", model, f"a request that the gateway takes ({error.message})")

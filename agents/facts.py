@@ -1,0 +1,63 @@
+"""PURE: the facts that policy decides on, taken from the journal and never from a model's words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agents.state import AgentState, RunState
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What counts as sure enough: probabilities from 0 to 1."""
+
+    min_confidence: float
+    max_out_of_scope: float
+
+
+def facts_for(
+    tool: str, args: dict[str, Any], run: RunState, agent: AgentState, thresholds: Thresholds
+) -> dict[str, Any]:
+    """What the policy's schema lists for `tool`. A missing lookup leaves facts that deny."""
+    facts = _common(run, thresholds)
+    if tool == "refund":
+        order = _order(run, str(args.get("order", "")))
+        facts |= {
+            "amount_cents": int(args.get("amount_cents", 0)),
+            "order_total_cents": int(order.get("total_cents", 0)),
+            "order_refunded_cents": int(order.get("refunded_cents", 0)),
+            "agent_refunded_cents": agent.refunded_cents + _refunded(run),
+            "order_status": str(order.get("status", "unknown")),
+        }
+    elif tool == "reply":
+        found = run.phases.get("grounding", {}).get("findings", ["the draft was not checked"])
+        facts |= {"grounded": not found, "finding": found[0] if found else ""}
+    elif tool == "assign":
+        facts["gate"] = bool(run.phases.get("intent", {}).get("gate", False))
+    return facts
+
+
+def _common(run: RunState, thresholds: Thresholds) -> dict[str, Any]:
+    intent = run.phases.get("intent", {})
+    return {
+        "intent": str(intent.get("intent", "unknown")),
+        "confidence": _thousandths(intent.get("confidence", 0.0)),
+        "out_of_scope": _thousandths(intent.get("out_of_scope", 1.0)),
+        "min_confidence": _thousandths(thresholds.min_confidence),
+        "max_out_of_scope": _thousandths(thresholds.max_out_of_scope),
+    }
+
+
+def _order(run: RunState, order: str) -> dict[str, Any]:
+    for receipt in run.receipts.values():
+        if receipt.get("kind") == "order" and str(receipt.get("id")).upper() == order.upper():
+            return receipt
+    return {}
+
+
+def _refunded(run: RunState) -> int:
+    receipts = run.receipts.values()
+    return sum(int(r.get("amount_cents", 0)) for r in receipts if r.get("kind") == "refund")
+
+
+def _thousandths(share: float) -> int:
+    return round(float(share) * 1000)

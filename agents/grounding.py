@@ -1,0 +1,132 @@
+"""PURE: does a draft say only what its evidence says?
+
+Covered: every number, amount, date and id, every reference, every name (a capitalised word that
+is not the start of a sentence), every citation, and whether each cited sentence shares words with
+what it cites. Not covered: a claim in other words that turns the evidence's meaning around; the
+relevance of the evidence is the recall's and the intent's to hold.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agents.references import PERSONAL, REFERENCE, References
+from agents.workflows.prompts import NO_ANSWER, Evidence, citations, without_citations
+
+_WORD = re.compile(r"[^\W\d_]{2,}", re.UNICODE)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[(])")
+_CITED = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)")
+_MIN_SHARED: Final = 0.5
+_LONG_WORD: Final = 4
+
+# What a polite letter says around its facts, in words that carry no fact.
+STOCK: Final = frozenset(
+    """hello hi dear thank thanks you your yours for the and with best kind regards sorry please
+    lumen oak team we our us have has had can may will would could let know not are any that this
+    here happy help hear about from into been was were there then than them they but also just
+    order orders customer one which what when where who how mean means tell write back reach
+    question questions getting touch contacting message writing trouble inconvenience apologise
+    apologies of to in on at by is it its be do does did if so as an or all now yet still within
+    next number give want like need send check look made make done see refund refunded""".split()
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in the draft that the evidence does not hold. `what` is the kind of thing."""
+
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.text}"
+
+
+def check(
+    draft: str, evidence: Sequence[Evidence], references: References, shop: str
+) -> list[Finding]:
+    """All findings in `draft`; none means grounded. `references` are those of the conversation
+    and `shop` the name that a sign-off may hold."""
+    if NO_ANSWER in draft or not without_citations(draft):
+        return [Finding("no answer", NO_ANSWER)]
+    known = {r for e in evidence for r in _references_of(e.text)}
+    findings = [
+        Finding("reference not in the evidence", m.group())
+        for m in REFERENCE.finditer(draft)
+        if m.group() not in known
+    ]
+    findings += _values(draft, evidence, references)
+    findings += _citations(draft, evidence)
+    findings += _names(draft, evidence, shop)
+    findings += _support(draft, evidence)
+    return findings
+
+
+def _references_of(text: str) -> set[str]:
+    return {m.group() for m in REFERENCE.finditer(text)}
+
+
+def _values(draft: str, evidence: Sequence[Evidence], references: References) -> list[Finding]:
+    """Values that the draft spells out: rewriting both sides finds and normalises them."""
+    held = {
+        reference
+        for e in evidence
+        for reference in _references_of(references.rewrite(references.render(e.text)))
+    }
+    spelt = References()
+    spelt.rewrite(_CITED.sub("", REFERENCE.sub(" ", draft)))
+    values = {references.render(reference).lower() for reference in held}
+    return [
+        Finding(f"{reference[1:].split('_')[0].lower()} not in the evidence", value)
+        for reference, value in spelt.items()
+        if value.lower() not in values
+    ]
+
+
+def _citations(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
+    cited = citations(draft)
+    known = {e.id for e in evidence}
+    if not cited:
+        return [Finding("no citation", "the draft cites nothing")]
+    return [Finding("citation of nothing", c) for c in cited if c not in known]
+
+
+def _names(draft: str, evidence: Sequence[Evidence], shop: str) -> list[Finding]:
+    allowed = _words(shop) | STOCK | {w for e in evidence for w in _words(e.text)}
+    findings: list[Finding] = []
+    for sentence in _SENTENCE.split(_plain(draft)):
+        for word in _WORD.findall(sentence)[1:]:
+            if word[0].isupper() and word.lower() not in allowed:
+                findings.append(Finding("name not in the evidence", word))
+    return findings
+
+
+def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
+    """Cited sentences that share too few of their long words with what they cite."""
+    texts = {e.id: _words(e.text) for e in evidence}
+    findings: list[Finding] = []
+    start = 0
+    for match in _CITED.finditer(draft):
+        claim = _SENTENCE.split(draft[start : match.start()])[-1]
+        start = match.end()
+        words = {w for w in _words(_plain(claim)) if len(w) >= _LONG_WORD} - STOCK
+        held: set[str] = set()
+        for key in match.group(1).split(","):
+            held |= texts.get(key.strip(), set())
+        if words and len(words & held) / len(words) < _MIN_SHARED:
+            findings.append(Finding("claim not in what it cites", claim.strip()[:80]))
+    return findings
+
+
+def _plain(text: str) -> str:
+    return REFERENCE.sub(" ", _CITED.sub(" ", text))
+
+
+def _words(text: str) -> set[str]:
+    return {w.lower() for w in _WORD.findall(_plain(text))}
+
+
+def personal_references(text: str) -> set[str]:
+    """The references to personal data in `text`."""
+    return {m.group() for m in REFERENCE.finditer(text) if m.group(1) in PERSONAL}

@@ -1,0 +1,62 @@
+"""The tools that a plan may name: their call form, their arguments, what they do to the world.
+
+Covered: the support desk's tools. A tool's arguments are references or words of a closed list,
+so that text from outside can pick among offered values and never bring one of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Effect = Literal["read", "write"]
+
+ESCALATION_REASONS: Final = ("needs_person", "out_of_scope", "missing_information", "not_allowed")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """`parameters` in call order; `terminal` tools end a plan."""
+
+    name: str
+    parameters: tuple[str, ...]
+    effect: Effect
+    terminal: bool = False
+
+    @property
+    def form(self) -> str:
+        """How the planner's prompt shows it: `refund(order,amount)`."""
+        return f"{self.name}({','.join(self.parameters)})"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A tool with the values that each argument may take in this very plan."""
+
+    tool: Tool
+    values: Mapping[str, Sequence[str]]
+
+
+READ_TICKET: Final = Tool("read_ticket", (), "read")
+LOOKUP_ACCOUNT: Final = Tool("lookup_account", (), "read")
+LOOKUP_ORDER: Final = Tool("lookup_order", ("order",), "read")
+REFUND: Final = Tool("refund", ("order", "amount"), "write")
+REPLY: Final = Tool("reply", (), "write", terminal=True)
+ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True)
+ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True)
+
+WHOLE_TOTAL: Final = "total"
+
+TOOLS: Final = {
+    t.name: t for t in (READ_TICKET, LOOKUP_ACCOUNT, LOOKUP_ORDER, REFUND, REPLY, ESCALATE, ASSIGN)
+}
+
+
+def support_offers(orders: Sequence[str], amounts: Sequence[str]) -> list[Offer]:
+    """What the planner may use for a ticket that names these references."""
+    offers = [Offer(LOOKUP_ACCOUNT, {})]
+    if orders:
+        offers.append(Offer(LOOKUP_ORDER, {"order": orders}))
+        offers.append(Offer(REFUND, {"order": orders, "amount": [*amounts, WHOLE_TOTAL]}))
+    offers.append(Offer(REPLY, {}))
+    offers.append(Offer(ESCALATE, {"reason": ESCALATION_REASONS}))
+    return offers

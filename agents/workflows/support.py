@@ -1,0 +1,308 @@
+"""The support workflow: a ticket becomes a grounded reply or a person's task, never a guess.
+
+    read -> intent -> recall -> plan -> steps -> draft -> grounding -> reply
+                 \\________ any doubt: escalate, with the reason and all that was found
+
+A reply goes out only when intent, grounding and policy all pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from agents import plan as plans
+from agents.chat import Chat, Completion
+from agents.grounding import check
+from agents.references import References
+from agents.tools import WHOLE_TOTAL, Offer, support_offers
+from agents.turn import Acted, Turn
+from agents.workflows import prompts
+from agents.workflows.prompts import Evidence
+from cluster.errors import InvalidInput
+from cluster.settings import SupportSection
+from memory.records import Hit
+
+SHOP: Final = "Lumen & Oak"
+OUT_OF_SCOPE: Final = "out_of_scope"
+_ATTEMPTS: Final = 2
+_PLAN_TOKENS: Final = 160
+_DRAFT_TOKENS: Final = 220
+
+
+class Classifier(Protocol):
+    async def classify(self, text: str) -> dict[str, Any]:
+        """`intent`, `confidence` (calibrated, 0 to 1), `out_of_scope` (0 to 1), `gate`."""
+
+
+class Recaller(Protocol):
+    async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
+        """The records that bear on `text`, best first, each with score and reason."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the workflow works with; all of it handed in by the host."""
+
+    chat: Chat
+    classifier: Classifier
+    memory: Recaller
+    section: SupportSection
+    planner: str
+    routine: str
+    model_timeout_s: float
+
+
+@dataclass
+class _Case:
+    """What one turn has gathered so far."""
+
+    ticket: str
+    intent: dict[str, Any]
+    references: References
+    results: list[tuple[str, str]] = field(default_factory=list)
+    passages: list[dict[str, Any]] = field(default_factory=list)
+    plan: str = ""
+    usage: list[dict[str, Any]] = field(default_factory=list)
+
+    def evidence(self) -> list[Evidence]:
+        """Step results first, then what memory recalled."""
+        pairs = [*self.results, *((p["source"], p["text"]) for p in self.passages)]
+        return [Evidence(f"E{i}", source, text) for i, (source, text) in enumerate(pairs, 1)]
+
+
+async def work(turn: Turn, parts: Parts) -> None:
+    """Bring `turn`'s ticket to its end."""
+    read = await turn.act("read", "read_ticket", {})
+    if read.receipt is None:
+        return await _escalate(turn, None, "ticket unreadable", _why(read))
+    references = References()
+    text = references.rewrite(str(read.receipt["text"]))
+    intent = await turn.phase("intent", lambda: parts.classifier.classify(text))
+    case = _Case(text, intent, references)
+    if doubt := _doubt(intent, parts.section):
+        return await _escalate(turn, case, *doubt)
+    case.passages = await _recall(turn, parts, case)
+    offers = support_offers(references.of_kind("ORDER"), references.of_kind("AMOUNT"))
+    plan = await _plan(turn, parts, case, offers)
+    if plan is None:
+        return await _escalate(turn, case, "no plan", "the planner gave no valid plan")
+    for index, step in enumerate(plan.steps[:-1], 1):
+        if trouble := await _do(turn, case, index, step):
+            return await _escalate(turn, case, *trouble)
+    last = plan.steps[-1]
+    if last.tool == "escalate":
+        return await _escalate(turn, case, last.args["reason"], "the plan hands it to a person")
+    await _reply(turn, parts, case)
+    return None
+
+
+def _doubt(intent: dict[str, Any], section: SupportSection) -> tuple[str, str] | None:
+    if intent["intent"] == OUT_OF_SCOPE or intent["out_of_scope"] > section.max_out_of_scope:
+        return OUT_OF_SCOPE, f"out of scope with {intent['out_of_scope']:.2f}"
+    if intent["confidence"] < section.min_confidence:
+        shown = f"{intent['intent']} with {intent['confidence']:.2f}"
+        return "unsure intent", f"{shown}, below {section.min_confidence:.2f}"
+    return None
+
+
+async def _recall(turn: Turn, parts: Parts, case: _Case) -> list[dict[str, Any]]:
+    async def recall() -> dict[str, Any]:
+        hits = await parts.memory.recall(
+            str(turn.run.input["tenant"]), case.ticket, parts.section.evidence
+        )
+        return {"passages": [passage(hit) for hit in hits]}
+
+    found = await turn.phase("recall", recall)
+    # Rewritten in the journal's order, so that a resumed turn has the same references.
+    return [{**p, "text": case.references.rewrite(p["text"])} for p in found["passages"]]
+
+
+def passage(hit: Hit) -> dict[str, Any]:
+    """A recalled record as a phase's result holds it."""
+    record = hit.record
+    return {
+        "id": record.id, "source": record.source, "kind": record.kind, "text": record.text,
+        "event_at": record.event_at, "score": round(hit.score, 4), "reason": hit.reason,
+    }  # fmt: skip
+
+
+async def _plan(
+    turn: Turn, parts: Parts, case: _Case, offers: Sequence[Offer]
+) -> plans.Plan | None:
+    messages = prompts.plan_messages(
+        ticket=case.ticket,
+        intent=case.intent["intent"],
+        history=_history(turn),
+        evidence=case.evidence(),
+        tools=[offer.tool.form for offer in offers],
+    )
+
+    async def write() -> dict[str, Any]:
+        usage: list[dict[str, Any]] = []
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            answer = await parts.chat.complete(
+                parts.planner, messages, schema=plans.schema(offers), max_tokens=_PLAN_TOKENS,
+                timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-plan-{attempt}",
+                seed=attempt, temperature=0.7 * attempt,
+            )  # fmt: skip
+            usage.append(_usage(answer))
+            try:
+                plan = plans.parse(answer.text, offers).as_json()
+            except InvalidInput as error:
+                problem = str(error)
+                continue
+            return {"plan": plan, "problem": problem, "usage": usage}
+        return {"plan": "", "problem": problem, "usage": usage}
+
+    written = await turn.phase("plan", write)
+    case.usage += written["usage"]
+    case.plan = written["plan"]
+    return plans.parse(case.plan, offers) if case.plan else None
+
+
+def _history(turn: Turn) -> str:
+    last = turn.agent.turns[-3:]
+    return "; ".join(f"{t.intent} {t.decision}" for t in last)
+
+
+async def _do(turn: Turn, case: _Case, index: int, step: plans.Step) -> tuple[str, str] | None:
+    """Do one step; what went wrong as (reason, detail), or None."""
+    args: dict[str, Any] = {}
+    if "order" in step.args:
+        args["order"] = (case.references.value(step.args["order"]) or "").upper()
+    if step.tool == "refund":
+        looked = await _ensure_order(turn, case, index, args["order"])
+        if isinstance(looked, tuple):
+            return looked
+        cents = _cents(case.references, step.args["amount"], looked)
+        if cents is None:
+            return "unclear amount", f"{step.args['amount']} is no amount in the desk's currency"
+        args["amount_cents"] = cents
+    acted = await turn.act(f"{index}:{step.tool}", step.tool, args)
+    if acted.receipt is None:
+        return _trouble(step.tool, acted)
+    _keep(case, acted.receipt)
+    return None
+
+
+async def _ensure_order(
+    turn: Turn, case: _Case, index: int, order: str
+) -> dict[str, Any] | tuple[str, str]:
+    """The order's receipt, looked up first when the plan did not: a refund needs its facts."""
+    acted = await turn.act(f"{index}:order-of-refund", "lookup_order", {"order": order})
+    if acted.receipt is None:
+        return _trouble("lookup_order", acted)
+    _keep(case, acted.receipt)
+    return acted.receipt
+
+
+def _cents(references: References, amount: str, order: dict[str, Any]) -> int | None:
+    if amount == WHOLE_TOTAL:
+        return int(order["total_cents"]) - int(order.get("refunded_cents", 0))
+    value = references.value(amount) or ""
+    digits = "".join(c for c in value if c.isdigit() or c in ".,").strip(".,").replace(",", ".")
+    foreign = any(mark in value.lower() for mark in ("$", "£", "usd", "gbp", "dollar", "pound"))
+    if not digits or foreign or digits.count(".") > 1:
+        return None
+    return round(float(digits) * 100)
+
+
+def _keep(case: _Case, receipt: dict[str, Any]) -> None:
+    kind = receipt["kind"]
+    if kind == "order":
+        text = prompts.order_text(receipt)
+    elif kind == "account":
+        text = prompts.account_text(receipt)
+    else:
+        text = prompts.refund_text(receipt)
+    pair = (kind, case.references.rewrite(text))
+    if pair not in case.results:
+        case.results.append(pair)
+
+
+async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
+    evidence = case.evidence()
+    messages = prompts.draft_messages(
+        ticket=case.ticket, intent=case.intent["intent"], evidence=evidence
+    )
+
+    async def write() -> dict[str, Any]:
+        usage: list[dict[str, Any]] = []
+        text, findings = "", ["nothing was written"]
+        for attempt in range(_ATTEMPTS):
+            answer = await parts.chat.complete(
+                parts.routine, messages, max_tokens=_DRAFT_TOKENS,
+                timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-draft-{attempt}",
+                seed=attempt, temperature=0.5 * attempt,
+            )  # fmt: skip
+            usage.append(_usage(answer))
+            text = answer.text.strip()
+            findings = [str(f) for f in check(text, evidence, case.references, SHOP)]
+            if not findings:
+                break
+        return {"text": text, "findings": findings, "usage": usage}
+
+    draft = await turn.phase("draft", write)
+    case.usage += draft["usage"]
+
+    async def ground() -> dict[str, Any]:
+        found = check(draft["text"], evidence, case.references, SHOP)
+        return {"findings": [str(f) for f in found], "cited": prompts.citations(draft["text"])}
+
+    grounding = await turn.phase("grounding", ground)
+    text = case.references.render(prompts.without_citations(draft["text"]))
+    acted = await turn.act("reply", "reply", {"text": text})
+    if acted.receipt is None:
+        detail = "; ".join(grounding["findings"][:3]) or _why(acted)
+        return await _escalate(turn, case, "reply withheld", f"{_why(acted)} ({detail})")
+    cited = set(grounding["cited"])
+    sources = [e.source for e in evidence if e.id in cited]
+    result = _result(turn, case) | {"reply": text, "cited": sources}
+    await turn.end("replied", acted.decision.reason, result)
+    return None
+
+
+async def _escalate(turn: Turn, case: _Case | None, reason: str, detail: str) -> None:
+    summary = f"{reason}: {detail}"
+    if case is not None:
+        found = "\n".join(f"{e.id} {e.source}: {e.text}" for e in case.evidence())
+        summary = case.references.render(
+            f"{summary}\nintent: {case.intent['intent']} {case.intent['confidence']:.2f}\n"
+            f"plan: {case.plan or 'none'}\nfound:\n{found or 'nothing'}"
+        )
+    await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
+    await turn.end("escalated", f"{reason}: {detail}", _result(turn, case))
+
+
+def _result(turn: Turn, case: _Case | None) -> dict[str, Any]:
+    if case is None:
+        return {"intent": None, "confidence": 0.0, "evidence": [], "usage": [], "plan": ""}
+    evidence = [kind for kind, _ in case.results] + [p["source"] for p in case.passages]
+    return {
+        "intent": case.intent["intent"], "confidence": case.intent["confidence"],
+        "out_of_scope": case.intent["out_of_scope"], "evidence": evidence,
+        "usage": case.usage, "plan": case.plan,
+    }  # fmt: skip
+
+
+def _trouble(tool: str, acted: Acted) -> tuple[str, str]:
+    if acted.refusal is not None and acted.refusal[0] == "not_found":
+        return "not found", f"{tool}: {acted.refusal[1]}"
+    if acted.decision.answer == "ask":
+        return f"{tool} needs a person", _why(acted)
+    return f"{tool} refused", _why(acted)
+
+
+def _why(acted: Acted) -> str:
+    if acted.refusal is not None:
+        return acted.refusal[1]
+    return f"{acted.decision.reason} [{acted.decision.rule}]"
+
+
+def _usage(answer: Completion) -> dict[str, Any]:
+    return {
+        "model": answer.model, "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens, "cost_usd": answer.cost_usd,
+        "seconds": round(answer.seconds, 4), "route": answer.route,
+    }  # fmt: skip

@@ -1,0 +1,112 @@
+"""A database behind one URL: SQLite (the default) or PostgreSQL, through SQLAlchemy Core.
+
+SQLite runs in WAL mode with full sync: a transaction that returned is on disk. Each component
+brings numbered migrations, which are applied once and in order when it opens the database.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from cluster.errors import ConfigError, DataError, Unavailable
+
+
+class Database:
+    """One component's tables. Safe to use from several threads; SQLite writers take turns."""
+
+    def __init__(self, url: str, component: str, migrations: Sequence[str], data_dir: Path) -> None:
+        """Open `url` and bring `component`'s tables up to date.
+
+        A relative SQLite path lies below `data_dir`. Raises ConfigError for a URL that can't be
+        read, Unavailable when the database does not answer, DataError when it was written by a
+        newer version or is damaged.
+        """
+        self.url = _absolute(url, data_dir)
+        self._engine = create_engine(self.url, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _sqlite_pragmas)
+            event.listen(self._engine, "begin", _sqlite_begin)
+        try:
+            self._migrate(component, migrations)
+        except DBAPIError as error:
+            raise Unavailable(f"database {self._shown}", str(error.orig)) from error
+        except SQLAlchemyError as error:
+            raise Unavailable(f"database {self._shown}", str(error)) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that commits when the block ends and rolls back when it raises."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @property
+    def _shown(self) -> str:
+        return make_url(self.url).render_as_string(hide_password=True)
+
+    def _migrate(self, component: str, migrations: Sequence[str]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                text(
+                    "CREATE TABLE IF NOT EXISTS schema_versions"
+                    " (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+                )
+            )
+            row = connection.execute(
+                text("SELECT version FROM schema_versions WHERE component = :c"), {"c": component}
+            ).first()
+            version = int(row[0]) if row else 0
+            if version > len(migrations):
+                raise DataError(
+                    self._shown,
+                    f"{component} has schema {version}, this Mainspring knows {len(migrations)}: "
+                    "it was written by a newer version",
+                )
+            for migration in migrations[version:]:
+                for statement in filter(None, (s.strip() for s in migration.split(";"))):
+                    connection.execute(text(statement))
+            connection.execute(
+                text(
+                    "INSERT INTO schema_versions (component, version) VALUES (:c, :v)"
+                    " ON CONFLICT (component) DO UPDATE SET version = :v"
+                ),
+                {"c": component, "v": len(migrations)},
+            )
+
+
+def _absolute(url: str, data_dir: Path) -> str:
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise ConfigError("url", url, "sqlite:///FILE or postgresql+psycopg://...") from None
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigError("url", url, "a sqlite or postgresql URL")
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        path = Path(parsed.database)
+        path = path if path.is_absolute() else data_dir / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parsed = parsed.set(database=str(path.resolve()))
+    return parsed.render_as_string(hide_password=False)
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    # The driver's own transaction handling would commit before DDL; BEGIN is ours instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA busy_timeout = 5000")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # IMMEDIATE: a reader that turns writer half-way would otherwise fail instead of waiting.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

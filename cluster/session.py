@@ -1,0 +1,88 @@
+"""Ray: join or start it, find named actors, stop exactly what was started.
+
+`cluster.environment.prepare` comes first, before this module is imported.
+"""
+
+import os
+import time
+from typing import Any, Final
+
+import psutil
+import ray
+
+from cluster.environment import STACK_VARIABLE
+from cluster.errors import Unavailable
+from cluster.settings import RaySection
+
+NAMESPACE: Final = "mainspring"
+
+
+def start(section: RaySection) -> str:
+    """Start Ray on this machine, or join the one that `section.address` names; its GCS address.
+
+    Raises Unavailable when Ray can't be started or reached.
+    """
+    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
+    if section.address:
+        options["address"] = section.address
+    else:
+        options |= {
+            "num_cpus": section.num_cpus,
+            "include_dashboard": section.dashboard,
+            "object_store_memory": section.object_store_mb * 1024 * 1024,
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise Unavailable("Ray", str(error)) from error
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def join(address: str) -> None:
+    """Join the running stack whose GCS listens at `address`."""
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise Unavailable("Ray", f"{address}: {error}") from error
+
+
+def actor(name: str) -> Any:
+    """The handle of a named actor; Unavailable when there is none (yet)."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise Unavailable(f"actor {name}", "it is not running", retry_after=1.0) from None
+
+
+def marked(stack: str) -> list[psutil.Process]:
+    """The processes of `stack`, without this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(STACK_VARIABLE) == stack:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def sweep(stack: str, grace_s: float = 5.0) -> int:
+    """End every process of `stack` but this one; how many did not end by themselves.
+
+    HAProxy outlives its Serve, and Ray's own processes a killed driver for a while: what is left
+    after `grace_s` seconds gets TERM, what is left after that gets KILL.
+    """
+    deadline = time.monotonic() + grace_s
+    left = marked(stack)
+    while left and time.monotonic() < deadline:
+        _, left = psutil.wait_procs(left, timeout=0.5)
+    ended = len(left)
+    for signal in ("terminate", "kill"):
+        for process in left:
+            try:
+                getattr(process, signal)()
+            except psutil.NoSuchProcess:
+                continue
+        _, left = psutil.wait_procs(left, timeout=3.0)
+    return ended

@@ -1,0 +1,209 @@
+"""The composition root: settings become a running stack. The only file that names every class.
+
+`up` starts the parts in the order in which they are needed, the slow ones (two engines, each of
+them an `import vllm`) side by side, and reports each phase as it goes.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import ray
+from ray import serve as ray_serve
+
+from agents.connector import Connector
+from agents.facts import Thresholds
+from agents.host import AgentHost
+from agents.journal_sql import SqlJournal
+from agents.orchestrator import NAME as ORCHESTRATOR
+from agents.orchestrator import Names, Orchestrator
+from agents.policy import Policy
+from cluster.errors import DeadlineExceeded
+from cluster.ids import SystemClock, SystemIds, new_secret
+from cluster.session import NAMESPACE, start
+from cluster.settings import Settings, infra_path
+from memory.service import Memory
+from serve.directory import start_directory
+from serve.encoders import DEPLOYMENT as ENCODER
+from serve.encoders import ServeEmbedder, encoder_deployment
+from serve.engines import engine_application
+from serve.gateway import gateway_application
+from serve.workplace import make_workflows
+
+DIRECTORY: Final = "directory"
+CONNECTOR: Final = "connector"
+MEMORY: Final = "memory"
+READY_TIMEOUT_S: Final = 600.0
+_APP: Final = "mainspring"
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Stack:
+    """A running stack: where it answers and how long each phase of its start took, in seconds."""
+
+    settings: Settings
+    gcs_address: str
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        host = self.settings.gateway.host
+        shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
+        return f"http://{shown}:{self.settings.gateway.port}"
+
+    @property
+    def connector(self) -> Any:
+        return ray.get_actor(CONNECTOR, namespace=NAMESPACE)
+
+    @property
+    def orchestrator(self) -> Any:
+        return ray.get_actor(ORCHESTRATOR, namespace=NAMESPACE)
+
+    @property
+    def memory(self) -> Any:
+        return ray.get_actor(MEMORY, namespace=NAMESPACE)
+
+
+def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
+    """Start everything and return when the gateway is ready, that is, has generated a token on
+    every engine. `heads` are trained intent heads by name.
+
+    Raises DeadlineExceeded when that takes longer than READY_TIMEOUT_S, and whatever error the
+    part that could not start gave.
+    """
+    stack = Stack(settings, "")
+    with _phase(stack, "ray", progress):
+        stack.gcs_address = start(settings.ray)
+        ray_serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.gateway.host, "port": settings.gateway.port},
+        )
+        start_directory(DIRECTORY)
+    with _phase(stack, "deploy", progress):
+        _deploy(settings, heads)
+        _start_actors(settings)
+    with _phase(stack, "engines", progress):
+        _wait_for_applications(settings, progress)
+    return stack
+
+
+def names(settings: Settings) -> Names:
+    """The actors of this stack."""
+    return Names(CONNECTOR, tuple(f"host-{i}" for i in range(settings.agents.hosts)))
+
+
+def _deploy(settings: Settings, heads: dict[str, Path]) -> None:
+    secret = new_secret()
+    host = "127.0.0.1" if settings.ray.address is None else "node"
+    targets = [
+        ray_serve.RunTarget(
+            engine_application(model, directory=DIRECTORY, secret=secret, host=host),
+            name=f"engine-{model.id}",
+            route_prefix=None,
+        )
+        for model in settings.models
+    ]
+    encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
+    targets.append(ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None))
+    gateway = gateway_application(
+        settings.gateway,
+        settings.models,
+        directory=DIRECTORY,
+        secret=secret,
+        encoder=(ENCODER, ENCODER),
+    )
+    targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
+    ray_serve.run_many(targets, wait_for_applications_running=False)
+
+
+def _start_actors(settings: Settings) -> None:
+    """Named actors that restart by themselves. No call of theirs is repeated by Ray: what may be
+    done again is for the orchestrator to know."""
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+    }
+    data_dir = settings.data_dir.resolve()
+    clock = SystemClock()
+    ray.remote(Memory).options(name=MEMORY, max_concurrency=16, **common).remote(
+        settings.memory, data_dir, ServeEmbedder(ENCODER, ENCODER), clock
+    )
+    ray.remote(Connector).options(name=CONNECTOR, max_concurrency=8, **common).remote(
+        data_dir / "desk.db", infra_path("", settings.support.desk)
+    )
+    for name in names(settings).hosts:
+        ray.remote(AgentHost).options(name=name, max_concurrency=1000, **common).remote(
+            functools.partial(make_workflows, settings, MEMORY, ENCODER)
+        )
+    orchestrator = ray.remote(Orchestrator).options(
+        name=ORCHESTRATOR, max_concurrency=1000, **common
+    )
+    orchestrator.remote(
+        functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
+        functools.partial(Policy.load, infra_path("policy", settings.agents.policy)),
+        settings.agents,
+        Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
+        names(settings),
+    )
+
+
+def _wait_for_applications(settings: Settings, progress: Progress) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    told = ""
+    while True:
+        applications = ray_serve.status().applications
+        for name, application in applications.items():
+            if application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+                raise DeadlineExceeded(f"{name} ({application.message})", 0.0)
+        missing = sorted(n for n, a in applications.items() if a.status != "RUNNING")
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"the start of {missing}", READY_TIMEOUT_S)
+        if (now := ", ".join(missing)) != told:
+            progress(f"waiting for {now}")
+            told = now
+        time.sleep(0.5)
+
+
+async def until_ready(url: str, progress: Progress, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Wait until /readyz says 200. DeadlineExceeded after `timeout_s`, with what was missing."""
+    deadline = time.monotonic() + timeout_s
+    missing = "no answer yet"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        while time.monotonic() < deadline:
+            try:
+                async with session.get(f"{url}/readyz") as response:
+                    if response.status == 200:
+                        return
+                    missing = (await response.text())[:200]
+            except (aiohttp.ClientError, TimeoutError) as error:
+                missing = type(error).__name__
+            progress(f"waiting for the first token ({missing})")
+            await asyncio.sleep(0.5)
+    raise DeadlineExceeded(f"readiness ({missing})", timeout_s)
+
+
+def down() -> None:
+    """Drain Serve and leave Ray; quietly when nothing was started."""
+    if ray.is_initialized():
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def _phase(stack: Stack, name: str, progress: Progress) -> Iterator[None]:
+    progress(f"starting {name}")
+    started = time.monotonic()
+    yield
+    stack.phases[name] = round(time.monotonic() - started, 2)

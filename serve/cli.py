@@ -1,0 +1,276 @@
+"""The command line. Each command reads the settings once and imports what it needs."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.errors import MainspringError
+from cluster.settings import Settings, load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Mainspring: models, agents, memory and policy behind one address.",
+)
+intents = typer.Typer(no_args_is_help=True, help="The intent head on the embeddings.")
+memory = typer.Typer(no_args_is_help=True, help="What is remembered.")
+app.add_typer(intents, name="intents")
+app.add_typer(memory, name="memory")
+
+console = Console(highlight=False, soft_wrap=True)
+PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
+
+
+def main() -> None:
+    """Run the command line; our own errors are one line on stderr and exit status 1."""
+    try:
+        app()
+    except MainspringError as error:
+        print(f"mainspring: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def up(profile: str | None = PROFILE) -> None:
+    """Start the stack and keep serving until Ctrl-C."""
+    from serve import lifecycle
+
+    settings = load(profile)
+    stack_of = lifecycle.running_stack(settings, settings.data_dir, lambda: _heads(settings), _say)
+    with _interruptible(), stack_of as stack:
+        _say(f"serving at {stack.url}/v1 (ready in {stack.phases['total']:.0f} s)")
+        lifecycle.wait_for_interrupt()
+
+
+@app.command()
+def demo(
+    profile: str | None = PROFILE,
+    data: Path | None = typer.Option(
+        None, help="A folder with Banking77: triage its test questions instead."
+    ),
+    tickets: int = typer.Option(100, help="With --data: how many questions."),
+    seed: int = typer.Option(7, help="With --data: which questions are drawn."),
+    report: Path | None = typer.Option(None, help="Write everything as JSON to this file."),
+    exit: bool = typer.Option(False, "--exit", help="Stop the stack afterwards."),
+) -> None:
+    """Work a queue of support tickets and show what happened and what it cost."""
+    from serve import demo as demos
+    from serve import lifecycle
+
+    settings = load(profile)
+    queue = demos.shipped_queue(settings)
+    if data is not None:
+        queue = demos.banking_queue(data, tickets, seed)
+    own = demos.own_settings(settings)
+
+    def heads() -> dict[str, Path]:
+        if demos.clear_unless_unfinished(own, queue):
+            _say("taking up the queue that was left unfinished")
+        return _heads(settings) | _trained(settings, queue)
+
+    stack_of = lifecycle.running_stack(own, settings.data_dir, heads, _say)
+    with _interruptible(), stack_of as stack:
+        written = asyncio.run(_work(stack, queue, own))
+        if report is not None:
+            report.write_text(json.dumps(written, indent=1), encoding="utf-8")
+            _say(f"report written to {report}")
+        demos.finished(own)
+        if not exit:
+            _serve_on(stack)
+
+
+@app.command()
+def doctor(profile: str | None = PROFILE) -> None:
+    """Show what this machine has, and what is missing. Exit status 1 when something is."""
+    from serve.doctor import examine
+
+    lines = examine(load(profile))
+    table = Table("", "what", "found", box=None)
+    for line in lines:
+        table.add_row(line.level, line.what, line.found)
+    console.print(table)
+    if any(line.level == "missing" for line in lines):
+        raise typer.Exit(1)
+
+
+@intents.command("train")
+def intents_train(
+    source: Path = typer.Option(..., "--from", help="JSONL (text, intent) or CSV (text, category)"),
+    out: Path = typer.Option(..., help="Folder for the head and its metrics."),
+    seed: int = typer.Option(7),
+) -> None:
+    """Train an intent head from labelled examples and store it with its metrics."""
+    from serve.intents import train_from_file
+
+    metrics = train_from_file(source, out, seed=seed)
+    console.print_json(json.dumps(metrics))
+
+
+@memory.command("ingest")
+def memory_ingest(
+    path: Path,
+    kind: str = typer.Option("document", help="What the records are, as policy or ticket."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Remember a file's or a folder's texts in the running stack."""
+    settings = load(profile)
+    with _joined(settings) as actors:
+        import ray
+
+        found = ray.get(
+            actors("memory").ingest.remote(settings.tenant, str(path.resolve()), kind), timeout=600
+        )
+        console.print(found)
+
+
+@memory.command("search")
+def memory_search(
+    text: str,
+    k: int = typer.Option(5, help="At most so many hits."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Recall what bears on a text, with scores and sources."""
+    settings = load(profile)
+    with _joined(settings) as actors:
+        import ray
+
+        from memory.records import Query
+
+        query = Query(tenant=settings.tenant, text=text, k=k)
+        for hit in ray.get(actors("memory").recall.remote(query), timeout=60):
+            console.print(f"{hit.score:.3f}  {hit.record.source}  {hit.record.text}", markup=False)
+
+
+@contextlib.contextmanager
+def _joined(settings: Settings) -> Iterator[Any]:
+    """The running stack's actors by name."""
+    from cluster.environment import prepare
+    from serve.running import require
+
+    running = require(settings.data_dir)
+    prepare(settings.data_dir, None, {})
+    import ray
+
+    from cluster import session
+
+    session.join(running.gcs_address)
+    try:
+        yield session.actor
+    finally:
+        ray.shutdown()
+
+
+def _heads(settings: Settings) -> dict[str, Path]:
+    from serve.intents import head_folder
+
+    return {"support": head_folder(settings.support.intents)}
+
+
+def _trained(settings: Settings, queue: Any) -> dict[str, Path]:
+    """The head of a queue that brings its own examples, trained once per content."""
+    if queue.examples is None:
+        return {}
+    import hashlib
+
+    from serve.intents import train_from_file
+
+    digest = hashlib.sha256(queue.examples.read_bytes()).hexdigest()[:16]
+    out = settings.path(f"heads/{queue.head}-{digest}")
+    if not (out / "metrics.json").is_file():
+        _say(f"training the intent head {queue.head} on {len(queue.past)} examples")
+        train_from_file(queue.examples, out, progress=_say)
+    return {queue.head: out}
+
+
+async def _work(stack: Any, queue: Any, settings: Settings) -> dict[str, Any]:
+    from serve import demo as demos
+
+    await demos.fill(stack, queue, _say)
+    began = time.monotonic()
+    rows = await demos.work(stack, queue, _show)
+    totals = demos.totals(rows, settings, time.monotonic() - began)
+    _show_totals(totals)
+    return {
+        "queue": queue.name,
+        "profile": settings.profile,
+        "startup_s": stack.phases,
+        "tickets": rows,
+        "totals": totals,
+    }
+
+
+def _show(row: dict[str, Any]) -> None:
+    console.print(
+        f"{row['id']:>6}  {row['intent'] or '-':<17.17} {row['confidence']:.2f}"
+        f"  {row['model']:<16.16} {len(row['evidence'])} ev"
+        f"  {row['decision']:<9} ${row['cost_usd']:.6f} {row['latency_ms']:>6.0f} ms"
+        f"  {row['reason'][:90]}",
+        markup=False,
+    )
+
+
+def _show_totals(totals: dict[str, Any]) -> None:
+    count = totals["tickets"]
+    share = totals["automated"] / count if count else 0.0
+    console.print()
+    console.print(f"tickets    {count}, automated {totals['automated']} ({share:.0%})")
+    console.print(f"escalated  {totals['escalated']}")
+    for reason, number in totals["escalated_by_reason"].items():
+        console.print(f"             {number:>3}  {reason}", markup=False)
+    for model, use in totals["by_model"].items():
+        console.print(
+            f"{model:<10} {use['calls']:.0f} calls, {use['prompt_tokens']:.0f} tokens in, "
+            f"{use['completion_tokens']:.0f} out, ${use['cost_usd']:.6f}"
+        )
+    console.print(
+        f"cost       ${totals['cost_usd']:.6f}; on planner alone "
+        f"${totals['cost_usd_planner_alone']:.6f}"
+    )
+    console.print(
+        f"a ticket   p50 {totals['latency_ms_p50']:.0f} ms, p95 {totals['latency_ms_p95']:.0f} ms; "
+        f"the queue took {totals['seconds']:.1f} s"
+    )
+
+
+def _serve_on(stack: Any) -> None:
+    from serve.lifecycle import wait_for_interrupt
+
+    url = stack.url
+    json_header = "-H 'content-type: application/json'"
+    console.print(f"\nserving at {url}/v1 until Ctrl-C; try:")
+    for line in (
+        f"curl {url}/v1/models",
+        f"curl -i {url}/v1/chat/completions {json_header} -d "
+        '\'{"model": "auto", "messages": [{"role": "user", "content": "What can you do?"}]}\'',
+        f"curl {url}/v1/embeddings {json_header} -d "
+        '\'{"model": "minilm", "input": "where is my order"}\'',
+    ):
+        console.print(f"  {line}", markup=False)
+    wait_for_interrupt()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the command with status 130 and no stack trace."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _say(text: str) -> None:
+    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", markup=True)
+
+
+if __name__ == "__main__":
+    main()

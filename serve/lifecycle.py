@@ -1,0 +1,89 @@
+"""From a command to a running stack and back: claim, environment, start, orderly stop."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from cluster.environment import STACK_VARIABLE, prepare
+from cluster.ids import SystemIds
+from cluster.settings import Settings
+from serve.haproxy import environment
+from serve.running import Claim, Running, require_free_ports
+
+if TYPE_CHECKING:
+    from serve.app import Stack
+
+
+@contextmanager
+def running_stack(
+    settings: Settings,
+    home: Path,
+    heads: Callable[[], dict[str, Path]],
+    progress: Callable[[str], None],
+) -> Iterator["Stack"]:
+    """A ready stack for the length of the block; afterwards nothing of it is left running.
+
+    `home` is the folder that one stack at a time may hold; `heads` prepares the intent heads once
+    it is held. Raises Conflict when a stack holds it already, ConfigError when a port is taken.
+    SIGTERM ends the block like Ctrl-C does.
+    """
+    began = time.monotonic()
+    claim = Claim(home)
+    stack_id = SystemIds().new("stack")
+    further = {}
+    if settings.gateway.haproxy:
+        further = environment(settings.gateway, home.resolve() / "haproxy")
+    prepare(home, stack_id, further)
+    # Only now: these import Ray, which reads the environment once.
+    from cluster import session
+    from serve import app
+
+    previous = signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        if claim.left_behind is not None:
+            progress("ending what a killed stack left behind")
+            session.sweep(claim.left_behind.stack, grace_s=0.0)
+        require_free_ports(settings)
+        claim.write(Running(os.getpid(), stack_id, "", ""))
+        prepared = heads()
+        stack = app.up(settings, prepared, progress)
+        ready = time.monotonic()
+        asyncio.run(app.until_ready(stack.url, progress))
+        stack.phases["first token"] = round(time.monotonic() - ready, 2)
+        stack.phases["total"] = round(time.monotonic() - began, 2)
+        claim.write(Running(os.getpid(), stack_id, stack.url, stack.gcs_address))
+        yield stack
+    finally:
+        _ignore_interrupts()
+        progress("stopping")
+        app.down()
+        session.sweep(stack_id)
+        os.environ.pop(STACK_VARIABLE, None)
+        claim.release()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def wait_for_interrupt() -> None:
+    """Sleep until Ctrl-C or SIGTERM."""
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
+    # A second Ctrl-C must not leave half of the stack running.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
