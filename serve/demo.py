@@ -26,7 +26,7 @@ Ticket = dict[str, str]
 class Queue:
     """What a demo works on. `head` is the intent head's name, `examples` the file it is trained
     from when it does not ship; `memories` are (kind, path) to ingest, `past` past tickets as
-    (source, text, answer-or-label)."""
+    (source, text, meta)."""
 
     name: str
     tenant: str
@@ -34,7 +34,7 @@ class Queue:
     head: str
     tickets: list[Ticket]
     memories: list[tuple[str, Path]] = field(default_factory=list)
-    past: list[tuple[str, str, str]] = field(default_factory=list)
+    past: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     examples: Path | None = None
 
 
@@ -43,7 +43,7 @@ def shipped_queue(settings: Settings) -> Queue:
     desk = infra_path("", settings.support.desk)
     tickets = list(_lines(desk / "tickets.jsonl"))
     past = [
-        (f"ticket:{p['id']}", f"{p['text']} Answer: {p['answer']}", p["intent"])
+        (f"ticket:{p['id']}", p["text"], {"intent": p["intent"], "answer": p["answer"]})
         for p in _lines(desk / "past_tickets.jsonl")
     ]
     return Queue(
@@ -71,7 +71,10 @@ def banking_queue(folder: Path, count: int, seed: int) -> Queue:
         }
         for i in chosen
     ]  # fmt: skip
-    past = [(f"ticket:train-{i}", text, label) for i, (text, label) in enumerate(_rows(train))]
+    past = [
+        (f"ticket:train-{i}", text, {"intent": label})
+        for i, (text, label) in enumerate(_rows(train))
+    ]
     return Queue(
         name="banking77", tenant="banking77", workflow="triage", head="banking77",
         tickets=tickets, past=past, examples=train,
@@ -117,9 +120,9 @@ async def fill(stack: Any, queue: Queue, progress: Callable[[str], None]) -> Non
     records = [
         Record(
             tenant=queue.tenant, kind="ticket", source=source, text=text, event_at=0.0,
-            meta={"label": label},
+            meta=meta,
         )
-        for source, text, label in queue.past
+        for source, text, meta in queue.past
     ]  # fmt: skip
     for start in range(0, len(records), 500):
         await stack.memory.remember.remote(records[start : start + 500])
