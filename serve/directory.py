@@ -1,0 +1,81 @@
+"""Which engine replicas are alive, and how busy: leases that an engine renews and a gateway reads.
+
+The plain class holds the rule; `start_directory` puts it behind a named Ray actor. The actor keeps
+nothing on disk: after its restart an engine's next renewal is refused, and the engine registers
+again.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cluster.ids import Clock, SystemClock
+
+NAMESPACE: Final = "mainspring"
+LEASE_S: Final = 8.0
+RENEW_S: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One engine process that answers HTTP at `url`. `running` and `waiting` are requests."""
+
+    id: str
+    model: str
+    url: str
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def load(self) -> int:
+        return self.running + self.waiting
+
+
+class Directory:
+    """Leases of `lease_s` seconds; who does not renew in time is no longer listed."""
+
+    def __init__(self, clock: Clock, lease_s: float = LEASE_S) -> None:
+        self._clock = clock
+        self._lease_s = lease_s
+        self._entries: dict[str, tuple[float, Replica]] = {}
+
+    def register(self, replica: Replica) -> None:
+        """Enter a replica, or replace its entry; starts a lease."""
+        self._entries[replica.id] = (self._clock.monotonic() + self._lease_s, replica)
+
+    def renew(self, id: str, running: int, waiting: int) -> bool:
+        """Extend a lease with fresh counts. False when there is none: then register again."""
+        self._drop_expired()
+        if id not in self._entries:
+            return False
+        _, replica = self._entries[id]
+        self.register(replace(replica, running=running, waiting=waiting))
+        return True
+
+    def withdraw(self, id: str) -> None:
+        """Take a replica out at once; unknown ids are fine."""
+        self._entries.pop(id, None)
+
+    def snapshot(self) -> list[Replica]:
+        """The replicas whose lease runs, ordered by id."""
+        self._drop_expired()
+        return [replica for _, (_, replica) in sorted(self._entries.items())]
+
+    def _drop_expired(self) -> None:
+        now = self._clock.monotonic()
+        self._entries = {i: e for i, e in self._entries.items() if e[0] > now}
+
+
+def start_directory(name: str, *, lease_s: float = LEASE_S) -> Any:
+    """The directory as a named actor that restarts by itself; an existing one is reused."""
+    import ray
+
+    options = {"num_cpus": 0, "max_restarts": -1, "lifetime": "detached", "get_if_exists": True}
+    actor = ray.remote(Directory).options(name=name, namespace=NAMESPACE, **options)
+    return actor.remote(SystemClock(), lease_s)
+
+
+def find_directory(name: str) -> Any:
+    """The handle of the named actor. Raises ValueError when it has not been started."""
+    import ray
+
+    return ray.get_actor(name, namespace=NAMESPACE)

@@ -1,0 +1,166 @@
+"""What a request used, what it cost, how long it took; and the usage inside a passing stream."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cluster.settings import ModelSection
+from serve.catalog import Catalog, cost_usd
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_EVENT_END = b"\n\n"
+_DATA = b"data: "
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the engine counted them; `estimated` when a stream broke off before its count."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+
+
+def usage_of(answer: Mapping[str, Any]) -> Usage:
+    """The usage of a complete answer; zeros when it holds none."""
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return Usage()
+    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+
+
+def usage_in(body: bytes) -> Usage:
+    """The usage of a complete answer as it came over the wire; zeros when it holds none."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return Usage()
+    return usage_of(answer) if isinstance(answer, dict) else Usage()
+
+
+def usd_text(cost: float) -> str:
+    """USD without an exponent, to a billionth."""
+    return f"{cost:.9f}"
+
+
+class StreamMeter:
+    """Passes a server-sent stream on and reads the usage out of it.
+
+    The engine always sends a last event with the usage; it is dropped unless the client asked for
+    it, and completed with `cost_usd` when so. Events without usage pass as the bytes they came in.
+    """
+
+    def __init__(self, model: ModelSection, wants_usage: bool) -> None:
+        self._model = model
+        self._wants_usage = wants_usage
+        self._rest = b""
+        self._events = 0
+        self._usage: Usage | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Counted by the engine, or, when the stream broke off, the events seen as an estimate."""
+        return self._usage or Usage(0, max(0, self._events - 1), estimated=True)
+
+    def feed(self, data: bytes) -> bytes:
+        """The next bytes from the engine; returns those to send on, whole events only."""
+        data = self._rest + data if self._rest else data
+        end = data.rfind(_EVENT_END)
+        if end < 0:
+            self._rest = data
+            return b""
+        whole, self._rest = data[: end + 2], data[end + 2 :]
+        self._events += whole.count(_DATA)
+        if b'"usage":' not in whole:
+            return whole
+        return b"".join(self._event(e + _EVENT_END) for e in whole.split(_EVENT_END)[:-1])
+
+    def finish(self) -> bytes:
+        """What is left when the engine closed the stream."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _event(self, event: bytes) -> bytes:
+        if b'"usage":' not in event or not event.startswith(_DATA):
+            return event
+        try:
+            chunk = json.loads(event[len(_DATA) :])
+        except ValueError:
+            return event
+        if not isinstance(chunk, dict) or not isinstance(chunk.get("usage"), dict):
+            return event
+        used = usage_of(chunk)
+        self._usage = used
+        if chunk.get("choices"):
+            return event
+        if not self._wants_usage:
+            return b""
+        cost = cost_usd(self._model, used.prompt_tokens, used.completion_tokens)
+        chunk["usage"]["cost_usd"] = float(usd_text(cost))
+        return _DATA + json.dumps(chunk, ensure_ascii=False).encode() + _EVENT_END
+
+
+class Meter:
+    """The gateway's Prometheus metrics; one instance a process."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self._catalog = catalog
+        self._requests = Counter(
+            "mainspring_requests", "Requests answered", ["model", "status"], registry=own
+        )
+        self._first = Histogram(
+            "mainspring_time_to_first_byte_seconds",
+            "From the request's arrival to the first byte of the answer",
+            ["model"], buckets=_SECONDS, registry=own,
+        )  # fmt: skip
+        self._engine = Histogram(
+            "mainspring_engine_seconds", "From sending to the engine to its last byte",
+            ["model"], buckets=_SECONDS, registry=own,
+        )  # fmt: skip
+        self._gateway = Histogram(
+            "mainspring_gateway_seconds", "From the request's arrival to sending it to the engine",
+            ["model"], buckets=_SECONDS, registry=own,
+        )  # fmt: skip
+        self._tokens = Counter("mainspring_tokens", "Tokens", ["model", "direction"], registry=own)
+        self._cost = Counter(
+            "mainspring_cost_usd", "Cost at list prices, USD", ["model"], registry=own
+        )
+        self._in_work = Gauge("mainspring_in_work", "Requests in work", ["model"], registry=own)
+        self._detours = Counter(
+            "mainspring_fallbacks", "Requests passed to the next model", ["model"], registry=own
+        )
+
+    def refused(self, model: str, status: int) -> None:
+        """A request that no engine answered, or that an engine refused."""
+        self._requests.labels(model, str(status)).inc()
+
+    def fell_back(self, model: str) -> None:
+        self._detours.labels(model).inc()
+
+    def in_work(self, model: str, count: int) -> None:
+        self._in_work.labels(model).set(count)
+
+    def sent(self, model: str, seconds: float) -> None:
+        self._gateway.labels(model).observe(seconds)
+
+    def first_byte(self, model: str, seconds: float) -> None:
+        self._first.labels(model).observe(seconds)
+
+    def done(self, model: str, status: int, usage: Usage, engine_seconds: float) -> float:
+        """A finished answer. Returns its cost in USD."""
+        cost = cost_usd(self._catalog.model(model), usage.prompt_tokens, usage.completion_tokens)
+        self._requests.labels(model, str(status)).inc()
+        self._engine.labels(model).observe(engine_seconds)
+        self._tokens.labels(model, "in").inc(usage.prompt_tokens)
+        self._tokens.labels(model, "out").inc(usage.completion_tokens)
+        self._cost.labels(model).inc(cost)
+        return cost
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
