@@ -58,17 +58,14 @@ def _plan(rng: Random, split: str) -> Example:
     ticket = make_ticket(rng, split)
     refs = References()
     text = refs.rewrite(ticket.text)
-    tools = tool_forms(refs)
+    tools = tool_forms(refs, order_tools=rng.random() < 0.05)
     answer = expected_plan(ticket, refs)
     history = refs.rewrite(
         expand(rng, rng.choice(lexicon("tickets")["histories"]), Values(rng))
         if rng.random() < 0.4
         else ""
     )
-    sources = [
-        rng.choice((f"policy:{rng.choice(_SOURCES)}", f"ticket:{rng.randrange(1, 3000)}"))
-        for _ in range(rng.choice((0, 1, 2, 3, 3)))
-    ]
+    sources = [_source(rng) for _ in range(rng.choice((0, 1, 2, 3, 3)))]
     messages = plan_messages(
         ticket=text,
         intent=ticket.intent,
@@ -77,6 +74,12 @@ def _plan(rng: Random, split: str) -> Example:
         tools=tools,
     )
     return Example("plan", messages, answer)
+
+
+def _source(rng: Random) -> str:
+    if rng.random() < 0.5:
+        return f"ticket:{rng.randrange(1, 3000)}"
+    return f"policy:{rng.choice(_SOURCES)}.md#{rng.randrange(1, 4)}"
 
 
 def _draft(rng: Random, split: str) -> Example:

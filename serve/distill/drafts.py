@@ -24,15 +24,8 @@ from serve.distill.tickets import (
 )
 
 SIGN_OFF: Final = "Kind regards,\nLumen & Oak"
-STATUSES: Final = (
-    "processing",
-    "shipped",
-    "shipped",
-    "delivered",
-    "delivered",
-    "returned",
-    "cancelled",
-)
+STATUSES: Final = ("processing", "shipped", "delivered", "shipped", "delivered", "returned")
+_CANCELLED: Final = 0.1
 _NEEDS_PASSAGE: Final = ("return_item", *POLICY_INTENTS)
 _USES_PASSAGE: Final = ("delivery_late", *_NEEDS_PASSAGE)
 _TOPICS: Final = (*_USES_PASSAGE, "refund_request", "damaged_item", "wrong_item", "other")
@@ -67,7 +60,11 @@ class _Reply:
 def make_draft(rng: Random, ticket: Ticket, refs: References, split: str) -> Draft:
     """Evidence for `ticket`, whose text `refs` has seen, and the reply to it."""
     reply = _Reply(refs)
-    named = "[NAME_1]" in ticket.text
+    passages, present = _recalled(rng, ticket, split)
+    # As in the workflow: memory is asked first, so its values get the first references.
+    for passage in passages:
+        refs.rewrite(passage.text)
+    named = False
     steps = expected_steps(ticket, refs)
     for step in steps:
         if step["tool"] == "lookup_account":
@@ -79,7 +76,8 @@ def make_draft(rng: Random, ticket: Ticket, refs: References, split: str) -> Dra
     for step in steps:
         if step["tool"] == "refund":
             _refund(rng, reply, step, orders[step["order"]])
-    answered = _passages(rng, reply, ticket, split)
+    asks = any(step["tool"] == "lookup_account" for step in steps)
+    answered = _cite(reply, ticket, passages, present) or asks
     if not reply.sentences or not answered:
         return reply.evidence, NO_ANSWER
     greeting = "Hello [NAME_1]," if named else "Hello,"
@@ -92,7 +90,7 @@ def order_sentence(order: Mapping[str, object]) -> str:
     status = order["status"]
     expected = f"it is expected on {order['expected']}" if order.get("expected") else ""
     if status == "processing":
-        return f"{start} is being prepared" + (f"; {expected}" if expected else "")
+        return f"{start} is processing" + (f"; {expected}" if expected else "")
     if status == "shipped":
         text = f"{start} was shipped"
         text += f" on {order['shipped']}" if order.get("shipped") else ""
@@ -109,7 +107,7 @@ def order_sentence(order: Mapping[str, object]) -> str:
 
 
 def _order(rng: Random, reply: _Reply, reference: str) -> dict[str, object]:
-    status = rng.choice(STATUSES)
+    status = "cancelled" if rng.random() < _CANCELLED else rng.choice(STATUSES)
     order: dict[str, object] = {
         "id": reference,
         "status": status,
@@ -154,42 +152,48 @@ def _account(rng: Random, reply: _Reply) -> bool:
     name = "[NAME_1]" if named else "[EMAIL_1]"
     id = reply.add("account", account_text({"name": name, "since": since, "orders": orders}))
     if not orders:
-        reply.say("I find no order on your account", id)
+        reply.say("We have no orders from you", id)
         reply.sentences.append("Please send us your order number.")
         return named
     listed = orders[0] if len(orders) == 1 else f"{', '.join(orders[:-1])} and {orders[-1]}"
-    reply.say(f"On your account I find {listed}", id)
-    reply.sentences.append("Which order do you mean?" if len(orders) > 1 else "Is it this order?")
+    if len(orders) > 1:
+        reply.say(f"You have the orders {listed} with us", id)
+        reply.sentences.append("Which one do you mean?")
+    else:
+        reply.say(f"You have the order {listed} with us", id)
+        reply.sentences.append("Do you mean this order?")
     return named
 
 
-def _passages(rng: Random, reply: _Reply, ticket: Ticket, split: str) -> bool:
-    """Passages in random order, and what the reply takes from them; whether all that has to be
-    answered from a passage is."""
-    wanted = [r.intent for r in ticket.requests if r.intent in _USES_PASSAGE]
-    present = [topic for topic in wanted if rng.random() < 0.86]
-    taken = [r.intent for r in ticket.requests]
-    near = [n for topic in taken for n in _NEAR.get(topic, ())]
-    distractors = [t for t in _TOPICS if t not in taken and t not in near]
+def _recalled(rng: Random, ticket: Ticket, split: str) -> tuple[list[Passage], list[str]]:
+    """What memory gives for `ticket`, in random order, and the topics that it answers."""
+    asked = [r.intent for r in ticket.requests]
+    usable = [t for t in asked if t in _USES_PASSAGE]
+    present = [t for t in usable if rng.random() < 0.86]
+    near = [n for topic in asked for n in _NEAR.get(topic, ())]
+    distractors = [t for t in _TOPICS if t not in usable and t not in near]
     passages = [_passage(rng, topic, split) for topic in present]
-    if present and rng.random() < 0.35:
-        # Recall often finds more than one paragraph that fits: the first one is used.
+    if present and rng.random() < 0.4:
+        # Recall often finds more than one paragraph that fits.
         passages.append(_passage(rng, rng.choice(present), split))
-    for _ in range(rng.choice((0, 1, 1, 2, 2)) if passages else rng.choice((1, 2, 3))):
+    for _ in range(3 - len(passages) if rng.random() < 0.7 else rng.choice((0, 1))):
         passages.append(_passage(rng, rng.choice(distractors), split))
     if rng.random() < 0.06:
         passages.append(make_trap(rng))
     rng.shuffle(passages)
-    kept = passages[:4]
-    ids = {p: reply.add(p.source, p.text) for p in kept}
+    return passages, present
+
+
+def _cite(reply: _Reply, ticket: Ticket, passages: list[Passage], present: list[str]) -> bool:
+    """Put the passages into the evidence and answer each topic from the first policy that fits,
+    or else from the first past answer; whether all that has to be answered from one is."""
+    numbered = [(reply.add(p.source, p.text), p) for p in passages]
+    numbered.sort(key=lambda pair: pair[1].source.startswith("ticket:"))
     for topic in present:
-        passage = next((p for p in kept if p.topic == topic), None)
-        if passage is None:
-            present = [t for t in present if t != topic]
-            continue
+        id, passage = next((i, p) for i, p in numbered if p.topic == topic)
         for sentence in passage.answer:
-            reply.say(sentence, ids[passage])
-    return all(topic in present for topic in wanted if topic in _NEEDS_PASSAGE)
+            reply.say(sentence, id)
+    return all(r.intent in present for r in ticket.requests if r.intent in _NEEDS_PASSAGE)
 
 
 def _passage(rng: Random, topic: str, split: str) -> Passage:

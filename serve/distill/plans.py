@@ -13,9 +13,10 @@ TOOLS: Final = ("lookup_account()", "reply()", "escalate(reason)")
 ORDER_TOOLS: Final = ("lookup_order(order)", "refund(order,amount)")
 
 
-def tool_forms(refs: References) -> list[str]:
-    """The call forms offered for a ticket: the order tools only where an order is named."""
-    if refs.of_kind("ORDER"):
+def tool_forms(refs: References, *, order_tools: bool = False) -> list[str]:
+    """The call forms offered for a ticket: the order tools where an order is named, or where
+    something recalled has brought one in."""
+    if order_tools or refs.of_kind("ORDER"):
         return [TOOLS[0], *ORDER_TOOLS, *TOOLS[1:]]
     return list(TOOLS)
 

@@ -78,7 +78,7 @@ class Values:
             letters = "LO" if rng.random() < 0.8 else rng.choice(("LK", "HO", "WX"))
             number = f"{letters}-{rng.randrange(10_000, 100_000)}"
             return number.lower() if rng.random() < 0.1 else number
-        if name == "intent":
+        if name.startswith("intent"):
             return rng.choice(INTENTS)
         if name in ("count", "n"):
             return str(rng.randrange(2, 60))
@@ -97,7 +97,11 @@ def word(rng: Random, kind: str) -> str:
 
 def item(rng: Random) -> str:
     """The name of an article."""
-    return " ".join([word(rng, "adj") for _ in range(rng.randrange(0, 3))] + [word(rng, "noun")])
+    name = " ".join([word(rng, "adj") for _ in range(rng.randrange(0, 3))] + [word(rng, "noun")])
+    if rng.random() < 0.15:
+        count = rng.choice(("two", "three", "four", "five", "six"))
+        return rng.choice((f"set of {count} {name}s", f"{name} (set of {count})", f"{name} (pair)"))
+    return name
 
 
 def amount(rng: Random) -> str:

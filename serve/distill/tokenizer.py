@@ -49,7 +49,8 @@ CHAT_TEMPLATE: Final = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n' }}
 {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
-{{- '# Tools\\nCall one with <tool_call>{"name": NAME, "arguments": OBJECT}</tool_call>.\\n<tools>' }}
+{{- '# Tools\\nCall one with <tool_call>{"name": NAME, "arguments": OBJECT}</tool_call>.' }}
+{{- '\\n<tools>' }}
 {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
 {{- '\\n</tools><|im_end|>\\n' }}
 {%- elif messages[0].role == 'system' %}
