@@ -95,7 +95,7 @@ def install():  # type: () -> None
         "--constraint", CONSTRAINTS, "--override", overrides,
         "--editable", f"{ROOT}[{EXTRA},dev]",
     ]  # fmt: skip
-    run(command + where_torch_is(), UV_LINK_MODE="copy")
+    run(command + where_torch_is())
     say("building the embedding model")
     run([python, "-m", "memory.embed", "--build"])
 
@@ -112,9 +112,9 @@ def where_torch_is():  # type: () -> list[str]
     return ["--torch-backend", "cpu"]
 
 
-def run(command, **environment):  # type: (list[str], str) -> None
+def run(command):  # type: (list[str]) -> None
     """Run a command; CalledProcessError when it fails."""
-    variables = dict(os.environ, **environment)
+    variables = dict(os.environ)
     # Set on some machines; here the bytecode decides how fast a dozen processes start.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run(command, check=True, cwd=ROOT, env=variables)

@@ -50,14 +50,16 @@ def running_stack(
             progress("ending what a killed stack left behind")
             session.sweep(claim.left_behind.stack, grace_s=0.0)
         require_free_ports(settings)
-        claim.write(Running(os.getpid(), stack_id, "", ""))
+        claim.write(Running(os.getpid(), stack_id))
         prepared = heads()
         stack = app.up(settings, prepared, progress)
         ready = time.monotonic()
         asyncio.run(app.until_ready(stack.url, progress))
         stack.phases["first token"] = round(time.monotonic() - ready, 2)
         stack.phases["total"] = round(time.monotonic() - began, 2)
-        claim.write(Running(os.getpid(), stack_id, stack.url, stack.gcs_address))
+        claim.write(
+            Running(os.getpid(), stack_id, stack.url, stack.gcs_address, dict(stack.phases))
+        )
         yield stack
     finally:
         _ignore_interrupts()

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -14,12 +14,14 @@ from cluster.settings import Settings
 
 @dataclass(frozen=True)
 class Running:
-    """The stack of a data folder, as its owner wrote it down."""
+    """The stack of a data folder, as its owner wrote it down. `url` is empty while it starts;
+    `phases` are the seconds that each phase of the start took."""
 
     pid: int
     stack: str
-    url: str
-    gcs_address: str
+    url: str = ""
+    gcs_address: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 class Claim:

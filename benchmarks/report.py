@@ -1,0 +1,97 @@
+"""What every benchmark writes: a table last on the screen, one JSON file, one plot."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value. `target` is what was promised, `sense` on which side of it is good."""
+
+    name: str
+    value: float
+    target: float | None = None
+    sense: Literal["at least", "at most"] = "at most"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.sense == "at least" else self.value <= self.target
+
+
+def write(
+    name: str,
+    figures: list[Figure],
+    *,
+    load: str,
+    peers: dict[str, Any] | None = None,
+    details: dict[str, Any] | None = None,
+) -> int:
+    """Print the table, write results/NAME.json and NAME.png; the command's exit status: 1 when
+    STRICT=1 is set and a target is missed, else 0."""
+    RESULTS.mkdir(exist_ok=True)
+    document = {
+        "name": name,
+        "commit": _commit(),
+        "machine": _machine(),
+        "load": load,
+        "figures": [asdict(f) | {"met": f.met} for f in figures],
+        "targets": {f.name: [f.sense, f.target] for f in figures if f.target is not None},
+        "peers": peers or {},
+        "details": details or {},
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    _plot(name, figures)
+    width = max(len(f.name) for f in figures)
+    print(f"\n{'figure':<{width}}  {'value':>10}  {'target':>18}  met")
+    for figure in figures:
+        target = f"{figure.sense} {figure.target:g}" if figure.target is not None else "-"
+        met = {True: "yes", False: "no", None: "-"}[figure.met]
+        print(f"{figure.name:<{width}}  {figure.value:>10.4g}  {target:>18}  {met}")
+    missed = any(f.met is False for f in figures)
+    return 1 if missed and os.environ.get("STRICT") == "1" else 0
+
+
+def _plot(name: str, figures: list[Figure]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawing, axes = plt.subplots(figsize=(8, 0.4 * len(figures) + 1.2))
+    axes.barh([f.name for f in figures], [f.value for f in figures], color="#4477aa")
+    for row, figure in enumerate(figures):
+        if figure.target is not None:
+            axes.plot([figure.target] * 2, [row - 0.4, row + 0.4], color="#cc3311")
+    axes.invert_yaxis()
+    axes.set_title(name)
+    drawing.tight_layout()
+    drawing.savefig(RESULTS / f"{name}.png", dpi=110)
+    plt.close(drawing)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
