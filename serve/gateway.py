@@ -75,8 +75,11 @@ class TooLarge(MainspringError):
 class Door:
     """What every request passes first: its id, its key, its size; and what becomes of errors."""
 
-    def __init__(self, app: App, keys: Keys, max_body_bytes: int, ids: Ids) -> None:
+    def __init__(
+        self, app: App, keys: Keys, max_body_bytes: int, ids: Ids, names_answers: bool
+    ) -> None:
         self._app, self._keys, self._max, self._ids = app, keys, max_body_bytes, ids
+        self._names_answers = names_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +90,7 @@ class Door:
         name = given if _REQUEST_ID.fullmatch(given) else self._ids.new("req")
         scope["mainspring.request_id"] = name
         token = request_id.set(name)
-        reply = _Reply(send, name)
+        reply = _Reply(send, name if self._names_answers else None)
         try:
             self._check(scope["path"], headers)
             await self._app(scope, self._bounded(receive), reply)
@@ -127,14 +130,15 @@ class Door:
 class _Reply:
     """`send` that adds the request id and knows whether an answer has begun."""
 
-    def __init__(self, send: Send, name: str) -> None:
+    def __init__(self, send: Send, name: str | None) -> None:
         self._send, self._name, self._begun = send, name, False
 
     async def __call__(self, event: Event) -> None:
         if event["type"] == "http.response.start":
             self._begun = True
-            header = (b"x-request-id", self._name.encode("latin-1"))
-            event = {**event, "headers": [*event.get("headers", ()), header]}
+            if self._name is not None:
+                header = (b"x-request-id", self._name.encode("latin-1"))
+                event = {**event, "headers": [*event.get("headers", ()), header]}
         await self._send(event)
 
     async def problem(self, problem: Problem, scope: Scope, receive: Receive) -> None:
@@ -175,14 +179,21 @@ def build_app(
     extra_routes: Sequence[Callable[[], APIRouter]] = (),
     clock: Clock | None = None,
     ids: Ids | None = None,
+    names_answers: bool = True,
 ) -> FastAPI:
-    """The gateway as an ASGI app; knows nothing of Ray."""
+    """The gateway as an ASGI app; knows nothing of Ray.
+
+    `names_answers` puts `x-request-id` on every answer; behind Serve that is done already."""
     clock = clock or SystemClock()
     app = FastAPI(title="Mainspring", openapi_url=None)
     install(app)
     keys = Keys(section.api_key_sha256)
     app.add_middleware(
-        Door, keys=keys, max_body_bytes=section.max_body_bytes, ids=ids or SystemIds()
+        Door,
+        keys=keys,
+        max_body_bytes=section.max_body_bytes,
+        ids=ids or SystemIds(),
+        names_answers=names_answers,
     )
     openai = OpenAIRoutes(catalog, router, meter, clock, section.request_timeout_s, embed)
     app.include_router(openai.routes())
@@ -254,7 +265,13 @@ class Gateway:
         )
         embed = None if self._encoder is None else _encoder(*self._encoder)
         return build_app(
-            section, catalog, self._router, meter, embed=embed, extra_routes=self._extra_routes
+            section,
+            catalog,
+            self._router,
+            meter,
+            embed=embed,
+            extra_routes=self._extra_routes,
+            names_answers=False,
         )
 
     async def __del__(self) -> None:

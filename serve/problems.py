@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from cluster.errors import MainspringError, NotFound
 
+_PYDANTIC = re.compile(r"validation errors?.*?'msg': (['\"])(.*?)\1, '", re.DOTALL)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -104,8 +106,10 @@ def _engine_message(body: bytes) -> tuple[str, str | None]:
         return "the engine refused the request", None
     message, param = inner.get("message"), inner.get("param")
     text = message if isinstance(message, str) and message else "the engine refused the request"
-    # pydantic's report repeats the whole input after the first line
-    return text.splitlines()[0][:500], param if isinstance(param, str) else None
+    # A pydantic report repeats the client's whole input: only its first sentence is passed on.
+    told = _PYDANTIC.search(text)
+    text = told.group(2) if told else text.splitlines()[0]
+    return text[:500], param.removeprefix("body.") if isinstance(param, str) else None
 
 
 def install(app: FastAPI) -> None:

@@ -119,3 +119,13 @@ def test_wrong_fields_are_named(payload: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(ChatRequest, payload)
     assert caught.value.field == field
+
+
+def test_engine_validation_reports_keep_the_sentence_and_drop_the_input() -> None:
+    report = (
+        "2 validation errors:\n  {'type': 'float_parsing', 'loc': ('body', 'temperature'), "
+        "'msg': 'Input should be a valid number', 'input': 'my secret'}\n  {'msg': 'x', 'y': 1}"
+    )
+    body = json.dumps({"error": {"message": report, "param": "body.temperature"}}).encode()
+    problem = engine_problem(400, body)
+    assert (problem.message, problem.param) == ("Input should be a valid number", "temperature")
