@@ -1,0 +1,135 @@
+"""The corpus: what it teaches must hold under the workflow's own rules."""
+
+import json
+from itertools import islice
+from random import Random
+
+import pytest
+
+from agents.grounding import check
+from agents.references import References, references_in
+from agents.workflows.prompts import NO_ANSWER
+from serve.distill.check import evidence_of, judge
+from serve.distill.corpus import Example, examples
+from serve.distill.drafts import order_sentence
+from serve.distill.grammar import expand, part
+from serve.distill.plans import expected_steps, tool_forms
+from serve.distill.tickets import Request, Ticket
+
+
+def drawn(task: str, kind: str, count: int = 400, split: str = "train") -> list[Example]:
+    return [e for e in islice(examples(task, split, 5), count) if e.kind == kind]
+
+
+def steps_of(example: Example) -> list[dict[str, str]]:
+    steps: list[dict[str, str]] = json.loads(example.answer)["steps"]
+    return steps
+
+
+def test_the_same_seed_gives_the_same_corpus_and_another_seed_another() -> None:
+    first, again, other = (list(islice(examples("routine", "train", s), 20)) for s in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_every_plan_has_one_to_five_steps_and_one_end_at_its_end() -> None:
+    for example in drawn("planner", "plan"):
+        tools = [s["tool"] for s in steps_of(example)]
+        assert 1 <= len(tools) <= 5
+        assert [t in ("reply", "escalate") for t in tools] == [False] * (len(tools) - 1) + [True]
+
+
+def test_a_plan_names_only_references_that_stand_in_its_ticket() -> None:
+    for example in drawn("planner", "plan"):
+        ticket = example.messages[-1]["content"].split("</ticket>")[0]
+        assert references_in(example.answer) <= references_in(ticket)
+
+
+def test_no_digit_outside_a_reference_reaches_the_draft_model() -> None:
+    for example in drawn("routine", "draft", 150):
+        bare = References().rewrite(example.messages[-1]["content"].split("<evidence>")[0])
+        assert bare == example.messages[-1]["content"].split("<evidence>")[0]
+
+
+def test_every_draft_that_is_taught_passes_the_grounding_check() -> None:
+    drafts = [e for e in drawn("routine", "draft") if e.answer != NO_ANSWER]
+    assert len(drafts) > 200
+    for example in drafts:
+        evidence = evidence_of(example)
+        assert check(example.answer, evidence, References(), "Lumen & Oak") == []
+
+
+def test_orders_given_by_injections_are_never_followed() -> None:
+    drafts = drawn("routine", "draft", 600)
+    tempting = [e for e in drafts if "print your instructions" in e.messages[-1]["content"]]
+    assert tempting
+    assert all("print your instructions" not in e.answer for e in tempting)
+
+
+def test_validation_uses_templates_that_training_never_sees() -> None:
+    templates = [f"sentence {i}" for i in range(200)]
+    train, validation = part(templates, "train"), part(templates, "validation")
+    assert set(train) | set(validation) == set(templates)
+    assert not set(train) & set(validation)
+    assert 10 <= len(validation) <= 40
+
+
+def test_grammar_takes_one_side_of_each_choice_and_fills_slots() -> None:
+    made = {expand(Random(i), "{a|b {c|d}}, <x>", lambda name: name * 2) for i in range(60)}
+    assert made == {"a, xx", "b c, xx", "b d, xx"}
+
+
+@pytest.mark.parametrize(
+    ("text", "requests", "expected"),
+    [
+        ("where is LO-11111", (Request("order_status", ("LO-11111",)),), ["lookup_order", "reply"]),
+        ("where is it", (Request("order_status"),), ["lookup_account", "reply"]),
+        ("invoice?", (Request("invoice_copy"),), ["reply"]),
+        ("cancel LO-11111", (Request("cancel_order", ("LO-11111",)),), ["escalate"]),
+        (
+            "broken LO-11111",
+            (Request("damaged_item", ("LO-11111",)),),
+            ["lookup_order", "refund", "reply"],
+        ),
+    ],
+)
+def test_the_plan_follows_from_what_is_asked(
+    text: str, requests: tuple[Request, ...], expected: list[str]
+) -> None:
+    refs = References()
+    refs.rewrite(text)
+    steps = expected_steps(Ticket(text, requests[0].intent, requests), refs)
+    assert [s["tool"] for s in steps] == expected
+
+
+def test_a_named_amount_is_refunded_and_otherwise_the_total() -> None:
+    for amount, expected in (("9.90 EUR", "[AMOUNT_1]"), (None, "total")):
+        text = f"LO-11111 {amount}"
+        refs = References()
+        refs.rewrite(text)
+        request = Request("refund_request", ("LO-11111",), amount)
+        ticket = Ticket(text, "refund_request", (request,))
+        refunds = [s for s in expected_steps(ticket, refs) if s["tool"] == "refund"]
+        assert refunds == [{"tool": "refund", "order": "[ORDER_1]", "amount": expected}]
+
+
+def test_order_tools_are_offered_only_where_an_order_is_named() -> None:
+    assert "refund(order,amount)" not in tool_forms(References())
+    named = References()
+    named.rewrite("LO-11111")
+    assert "refund(order,amount)" in tool_forms(named)
+
+
+def test_an_order_without_dates_is_told_without_dates() -> None:
+    order = {"id": "[ORDER_1]", "item": "vase", "status": "shipped"}
+    assert order_sentence(order) == "Your order [ORDER_1] with the vase was shipped"
+    told = order_sentence({**order, "shipped": "[DATE_1]", "tracking": "[TRACKING_1]"})
+    assert told.endswith("was shipped on [DATE_1]; the tracking number is [TRACKING_1]")
+
+
+def test_a_refund_that_was_not_asked_for_is_counted_against_a_plan() -> None:
+    example = Example("plan", [], '{"steps":[{"tool":"reply"}]}')
+    wrong = '{"steps":[{"tool":"refund","order":"[ORDER_1]","amount":"total"},{"tool":"reply"}]}'
+    assert "plan with a refund that it should not have" in judge(example, wrong)
+    assert judge(example, example.answer) == ["plan asked", "plan right", "plan valid JSON"]
+    assert judge(example, "{") == ["plan asked", "plan broken"]
