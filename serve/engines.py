@@ -62,7 +62,7 @@ class Guarded:
             self.in_work -= 1
 
 
-class _Listener(uvicorn.Server):
+class Listener(uvicorn.Server):
     """uvicorn inside somebody else's event loop: Ray keeps the process's signals."""
 
     @contextlib.contextmanager
@@ -106,7 +106,7 @@ class EngineServer:
             self._guard, loop="none", lifespan="off", access_log=False, log_level="warning",
             timeout_keep_alive=75,
         )  # fmt: skip
-        self._listener = _Listener(config)
+        self._listener = Listener(config)
         self._spawn(self._listener.serve(sockets=[sock]))
         while not self._listener.started:
             await asyncio.sleep(0.01)

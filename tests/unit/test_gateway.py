@@ -1,0 +1,518 @@
+"""The gateway as clients see it, in front of fake engines that speak vLLM's HTTP on loopback."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import uvicorn
+from aiohttp import web
+from fastapi import APIRouter
+from numpy.typing import NDArray
+
+from cluster.errors import Conflict
+from cluster.ids import SystemClock
+from cluster.settings import GatewaySection, ModelSection
+from serve.catalog import Catalog
+from serve.directory import Directory, Replica
+from serve.engines import Listener
+from serve.gateway import build_app
+from serve.metering import Meter
+from serve.router import Router
+
+SECRET = "between us"
+HELLO = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+
+
+def _model(name: str, tier: str, room: int = 4) -> ModelSection:
+    return ModelSection.model_validate(
+        {
+            "id": name, "source": "x", "tier": tier, "max_model_len": 1024,
+            "usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0,
+            "max_ongoing_requests": room, "max_queued_requests": 0,
+        }
+    )  # fmt: skip
+
+
+@dataclass
+class FakeEngine:
+    """Answers like vLLM; `behave` may be replaced. Remembers what it was asked."""
+
+    model: str
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    gone: int = 0
+    behave: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]] | None = None
+    url: str = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.seen.append(body)
+        self.headers.append({k.lower(): v for k, v in request.headers.items()})
+        try:
+            if self.behave is not None:
+                return await self.behave(request, body)
+            return await (self.stream(request) if body.get("stream") else self.whole(body))
+        except (asyncio.CancelledError, ConnectionError):
+            self.gone += 1
+            raise
+
+    async def whole(self, body: dict[str, Any]) -> web.StreamResponse:
+        message = {"role": "assistant", "content": f"I am {body['model']}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response({"model": body["model"], "choices": [choice], "usage": USAGE})
+
+    async def stream(
+        self, request: web.Request, tokens: int = 3, pause: float = 0.0, finish: bool = True
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(tokens):
+            chunk = {"choices": [{"index": 0, "delta": {"content": f"t{number}"}}]}
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            await asyncio.sleep(pause)
+        if finish:
+            last = json.dumps({"choices": [], "usage": USAGE}).encode()
+            await response.write(b"data: " + last + b"\n\ndata: [DONE]\n\n")
+            await response.write_eof()
+        elif request.transport is not None:
+            request.transport.close()
+        return response
+
+
+def refusing(status: int, message: str = "no") -> Any:
+    async def behave(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+    return behave
+
+
+@dataclass
+class Stack:
+    """A gateway with its engines and a client; `replicas` is what the directory would list."""
+
+    client: aiohttp.ClientSession
+    url: str
+    small: FakeEngine
+    big: FakeEngine
+    replicas: list[Replica]
+    router: Router
+
+    async def chat(self, **fields: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+        async with self.client.post(
+            f"{self.url}/v1/chat/completions", json={**HELLO, **fields}
+        ) as response:
+            headers = {k.lower(): v for k, v in response.headers.items()}
+            return response.status, json.loads(await response.read()), headers
+
+    async def events(self, **fields: Any) -> list[str]:
+        body = {**HELLO, "stream": True, **fields}
+        async with self.client.post(f"{self.url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200
+            text = (await response.read()).decode()
+        return [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+
+    def idle(self) -> bool:
+        return all(load.in_work == 0 for load in self.router.load().values())
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", engine.handle)
+    # Without handler_cancellation aiohttp would not tell the fake that its client has gone.
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    engine.url = str(site.name)
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(section: GatewaySection, **options: Any) -> AsyncIterator[Stack]:
+    async with running(FakeEngine("small")) as small, running(FakeEngine("big")) as big:
+        replicas = [Replica("r1", "small", small.url), Replica("r2", "big", big.url)]
+        catalog = Catalog((_model("big", "planner"), _model("small", "routine")))
+        meter = Meter(catalog)
+        router = Router(catalog, lambda: replicas, meter, SystemClock(), SECRET)
+        app = build_app(section, catalog, router, meter, **options)
+        config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none")
+        server = Listener(config)
+        task = asyncio.create_task(server.serve())
+        await eventually(lambda: server.started)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        async with aiohttp.ClientSession() as client:
+            yield Stack(client, url, small, big, replicas, router)
+        await router.close()
+        server.should_exit = True
+        await task
+
+
+async def _embed(texts: list[str]) -> NDArray[np.float32]:
+    return np.array([[len(t)] + [0.5] * 383 for t in texts], dtype=np.float32)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[Stack]:
+    section = GatewaySection(max_body_bytes=10_000, request_timeout_s=5.0)
+    async with serving(section, embed=_embed) as made:
+        yield made
+
+
+async def test_named_model_answers_with_its_cost_and_the_reason(stack: Stack) -> None:
+    status, body, headers = await stack.chat()
+    assert (status, body["choices"][0]["message"]["content"]) == (200, "I am small")
+    assert headers["x-mainspring-model"] == "small"
+    assert headers["x-mainspring-route"] == "named by the client"
+    assert headers["x-mainspring-cost-usd"] == "0.002000000"
+    assert float(headers["x-mainspring-engine-ms"]) > 0
+    assert stack.idle()
+
+
+async def test_auto_sends_structured_requests_to_the_planner(stack: Stack) -> None:
+    _, _, headers = await stack.chat(model="auto", response_format={"type": "json_object"})
+    assert headers["x-mainspring-model"] == "big"
+    assert stack.big.seen[0]["model"] == "big"
+
+
+async def test_unknown_fields_reach_the_engine_and_ours_do_not(stack: Stack) -> None:
+    await stack.chat(top_k=5, seed=7, mainspring={"session": "s"})
+    assert stack.small.seen[0]["top_k"] == 5
+    assert stack.small.seen[0]["seed"] == 7
+    assert "mainspring" not in stack.small.seen[0]
+    assert stack.small.headers[0]["authorization"] == f"Bearer {SECRET}"
+
+
+async def test_request_id_is_kept_or_made(stack: Stack) -> None:
+    url = f"{stack.url}/v1/chat/completions"
+    async with stack.client.post(url, json=HELLO, headers={"x-request-id": "abc-1"}) as response:
+        assert response.headers["x-request-id"] == "abc-1"
+    assert stack.small.headers[0]["x-request-id"] == "abc-1"
+    async with stack.client.post(
+        url, json=HELLO, headers={"x-request-id": "no spaces"}
+    ) as response:
+        assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_stream_passes_tokens_and_hides_unasked_usage(stack: Stack) -> None:
+    events = await stack.events()
+    assert [json.loads(e)["choices"][0]["delta"]["content"] for e in events[:-1]] == [
+        "t0", "t1", "t2",
+    ]  # fmt: skip
+    assert events[-1] == "[DONE]"
+    assert stack.small.seen[0]["stream_options"] == {"include_usage": True}
+    assert stack.idle()
+
+
+async def test_stream_ends_with_usage_and_cost_when_asked(stack: Stack) -> None:
+    events = await stack.events(stream_options={"include_usage": True})
+    assert json.loads(events[-2])["usage"] == {**USAGE, "cost_usd": 0.002}
+
+
+async def test_metrics_count_tokens_and_cost(stack: Stack) -> None:
+    await stack.chat()
+    await stack.events()
+    async with stack.client.get(f"{stack.url}/metrics") as response:
+        text = await response.text()
+    assert 'mainspring_requests_total{model="small",status="200"} 2.0' in text
+    assert 'mainspring_tokens_total{direction="in",model="small"} 2000.0' in text
+    assert 'mainspring_time_to_first_byte_seconds_count{model="small"} 2.0' in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_failing_engine_is_replaced_before_the_first_byte(stack: Stack, stream: bool) -> None:
+    stack.small.behave = refusing(500)
+    body = {**HELLO, "model": "auto", "stream": stream}
+    async with stack.client.post(f"{stack.url}/v1/chat/completions", json=body) as response:
+        assert response.status == 200
+        assert response.headers["x-mainspring-model"] == "big"
+        await response.read()
+    assert stack.idle()
+
+
+async def test_another_replica_is_tried_when_one_is_not_there(stack: Stack) -> None:
+    stack.replicas.insert(0, Replica("r0", "small", "http://127.0.0.1:9"))
+    for _ in range(4):
+        status, _, headers = await stack.chat()
+        assert (status, headers["x-mainspring-model"]) == (200, "small")
+
+
+async def test_named_model_is_not_replaced_when_its_engine_fails(stack: Stack) -> None:
+    stack.small.behave = refusing(500, "Traceback (most recent call last)")
+    status, body, headers = await stack.chat()
+    assert (status, body["error"]["code"]) == (503, "unavailable")
+    assert "Traceback" not in json.dumps(body)
+    assert int(headers["retry-after"]) >= 1
+    assert stack.big.seen == []
+
+
+async def test_no_engine_at_all_is_503(stack: Stack) -> None:
+    stack.replicas.clear()
+    status, body, _ = await stack.chat(model="auto")
+    assert (status, body["error"]["type"]) == (503, "server_error")
+
+
+async def test_refused_request_is_not_tried_elsewhere(stack: Stack) -> None:
+    stack.small.behave = refusing(400, "maximum context length is 1024 tokens")
+    status, body, _ = await stack.chat(model="auto")
+    error = body["error"]
+    assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+    assert stack.big.seen == []
+    assert stack.idle()
+
+
+async def test_error_in_place_of_the_first_token_is_an_error_answer(stack: Stack) -> None:
+    async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'data: {"error": {"message": "bad grammar", "code": 400}}\n\n')
+        return response
+
+    stack.small.behave = behave
+    status, body, _ = await stack.chat(stream=True)
+    assert (status, body["error"]["message"]) == (400, "bad grammar")
+
+
+async def test_broken_stream_ends_with_an_error_event(stack: Stack) -> None:
+    async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await stack.small.stream(request, tokens=1, pause=0.05, finish=False)
+
+    stack.small.behave = behave
+    events = await stack.events(model="auto")
+    assert json.loads(events[-1])["error"]["code"] == "unavailable"
+    assert stack.big.seen == []
+    assert stack.idle()
+
+
+async def test_deadline_ends_an_answer(stack: Stack) -> None:
+    async def behave(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return await stack.small.stream(request, tokens=100, pause=0.05)
+
+    stack.small.behave = behave
+    status, body, _ = await stack.chat(mainspring={"deadline_ms": 200})
+    assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+    events = await stack.events(mainspring={"deadline_ms": 300})
+    assert json.loads(events[-1])["error"]["code"] == "deadline_exceeded"
+    assert len(events) > 1
+    await eventually(lambda: stack.small.gone == 2)
+    assert stack.idle()
+
+
+async def test_full_model_is_429_before_any_work(stack: Stack) -> None:
+    free = asyncio.Event()
+
+    async def behave(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await free.wait()
+        return await stack.small.whole(body)
+
+    stack.small.behave = behave
+    waiting = [asyncio.create_task(stack.chat()) for _ in range(4)]
+    await eventually(lambda: len(stack.small.seen) == 4)
+    status, body, headers = await stack.chat()
+    assert (status, body["error"]["type"]) == (429, "rate_limit_error")
+    assert headers["retry-after"] == "1"
+    status, _, headers = await stack.chat(model="auto")
+    assert (status, headers["x-mainspring-model"]) == (200, "big")
+    assert "small is full" in headers["x-mainspring-route"]
+    free.set()
+    assert [(await w)[0] for w in waiting] == [200] * 4
+    assert len(stack.small.seen) == 4
+    assert stack.idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_engine_stops_when_the_client_leaves(stack: Stack, stream: bool) -> None:
+    async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        return await stack.small.stream(request, tokens=1000, pause=0.02)
+
+    stack.small.behave = behave
+    body = {**HELLO, "stream": stream}
+    call = stack.client.post(f"{stack.url}/v1/chat/completions", json=body)
+    task = asyncio.ensure_future(call)
+    await eventually(lambda: len(stack.small.seen) == 1)
+    if stream:
+        response = await task
+        await response.content.readany()
+        response.close()
+    else:
+        task.cancel()
+    await eventually(lambda: stack.small.gone == 1 and stack.idle())
+
+
+async def test_conversation_stays_on_one_of_equal_replicas(stack: Stack) -> None:
+    async with running(FakeEngine("small")) as twin:
+        stack.replicas.append(Replica("r3", "small", twin.url))
+        for _ in range(5):
+            await stack.chat(mainspring={"session": "anna"})
+        assert {len(stack.small.seen), len(twin.seen)} == {0, 5}
+        for number in range(20):
+            await stack.chat(mainspring={"session": f"s{number}"})
+        assert min(len(stack.small.seen), len(twin.seen)) > 2
+
+
+async def test_busier_replica_is_left_alone(stack: Stack) -> None:
+    async with running(FakeEngine("small")) as twin:
+        stack.replicas[:] = [
+            Replica("r1", "small", stack.small.url, running=3),
+            Replica("r3", "small", twin.url, running=1, waiting=1),
+        ]
+        for number in range(5):
+            await stack.chat(mainspring={"session": f"s{number}"})
+        assert (len(stack.small.seen), len(twin.seen)) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/nowhere", None, 404, "unknown_url"),
+        ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
+        ("GET", "/v1/models/gpt-4", None, 404, "model_not_found"),
+        ("POST", "/v1/chat/completions", b"{", 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", b"\xff", 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", b"[" * 9_000, 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", b'"' + b"x" * 20_000 + b'"', 413, "request_too_large"),
+        ("POST", "/v1/embeddings", b'{"model":"small","input":"x"}', 404, "model_not_found"),
+        ("POST", "/v1/embeddings", b'{"model":"minilm","input":[]}', 400, "invalid_value"),
+        ("POST", "/v1/embeddings", b'{"model":"minilm","input":[" "]}', 400, "invalid_value"),
+        ("POST", "/v1/embeddings", b'{"model":"minilm","input":[[1]]}', 400, "invalid_value"),
+    ],
+)
+async def test_client_mistakes_have_the_one_shape(
+    stack: Stack, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    async with stack.client.request(method, stack.url + path, data=body) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (status, code)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+
+
+async def test_body_without_length_is_cut_off_at_the_limit(stack: Stack) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 1_000
+
+    async with stack.client.post(f"{stack.url}/v1/chat/completions", data=endless()) as response:
+        assert response.status == 413
+
+
+async def test_max_tokens_beyond_the_context_is_refused_here(stack: Stack) -> None:
+    status, body, _ = await stack.chat(max_tokens=1024)
+    assert (status, body["error"]["param"]) == (400, "max_tokens")
+    assert stack.small.seen == []
+
+
+async def test_models_are_listed_with_the_routing_names(stack: Stack) -> None:
+    async with stack.client.get(f"{stack.url}/v1/models") as response:
+        ids = [m["id"] for m in (await response.json())["data"]]
+    assert ids == ["auto", "auto-fast", "auto-plan", "big", "small", "minilm"]
+    async with stack.client.get(f"{stack.url}/v1/models/auto") as response:
+        assert (await response.json())["id"] == "auto"
+
+
+async def test_embeddings_as_floats_and_as_base64(stack: Stack) -> None:
+    body = {"model": "minilm", "input": ["one", "three words here"]}
+    async with stack.client.post(f"{stack.url}/v1/embeddings", json=body) as response:
+        answer = await response.json()
+    assert [d["embedding"][0] for d in answer["data"]] == [3.0, 16.0]
+    assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    packed = {**body, "encoding_format": "base64"}
+    async with stack.client.post(f"{stack.url}/v1/embeddings", json=packed) as response:
+        data = base64.b64decode((await response.json())["data"][1]["embedding"])
+    assert struct.unpack("<384f", data)[:2] == (16.0, 0.5)
+
+
+async def test_ready_only_when_every_model_generates(stack: Stack) -> None:
+    stack.small.behave = refusing(500)
+    async with stack.client.get(f"{stack.url}/readyz") as response:
+        assert response.status == 503
+        assert "small" in (await response.json())["error"]["message"]
+    stack.small.behave = None
+    async with stack.client.get(f"{stack.url}/readyz") as response:
+        assert response.status == 200
+    asked = len(stack.small.seen)
+    async with stack.client.get(f"{stack.url}/readyz") as response:
+        assert response.status == 200
+    assert len(stack.small.seen) == asked
+
+
+async def test_keys_guard_everything_but_healthz() -> None:
+    digest = hashlib.sha256(b"right").hexdigest()
+    async with serving(GatewaySection(api_key_sha256=(digest,))) as stack:
+        for path in ("/v1/models", "/readyz", "/metrics", "/nowhere"):
+            for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "right"}):
+                async with stack.client.get(stack.url + path, headers=header) as response:
+                    assert response.status == 401
+                    assert (await response.json())["error"]["code"] == "invalid_api_key"
+        right = {"authorization": "Bearer right"}
+        async with stack.client.get(f"{stack.url}/v1/models", headers=right) as response:
+            assert response.status == 200
+        async with stack.client.get(f"{stack.url}/healthz") as response:
+            assert response.status == 200
+
+
+async def test_further_routes_share_errors_and_unforeseen_ones_tell_nothing() -> None:
+    def routes() -> APIRouter:
+        made = APIRouter()
+
+        async def conflict() -> None:
+            raise Conflict("run", "it is done")
+
+        async def broken() -> None:
+            raise RuntimeError("/secret/path")
+
+        made.add_api_route("/own/conflict", conflict)
+        made.add_api_route("/own/broken", broken)
+        return made
+
+    async with serving(GatewaySection(), extra_routes=[routes]) as stack:
+        async with stack.client.get(f"{stack.url}/own/conflict") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (409, "conflict")
+        async with stack.client.get(f"{stack.url}/own/broken") as response:
+            assert response.status == 500
+            assert "secret" not in await response.text()
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def test_lease_that_is_not_renewed_drops_out() -> None:
+    clock = HandClock()
+    directory = Directory(clock, lease_s=8.0)
+    directory.register(Replica("a", "small", "http://a"))
+    directory.register(Replica("b", "small", "http://b"))
+    clock.at += 5
+    assert directory.renew("a", running=2, waiting=1)
+    clock.at += 5
+    assert [(r.id, r.load) for r in directory.snapshot()] == [("a", 3)]
+    assert not directory.renew("b", 0, 0)
+    directory.withdraw("a")
+    directory.withdraw("never there")
+    assert directory.snapshot() == []
