@@ -35,6 +35,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+NODE: Final = "node"
 HEALTH_PERIOD_S: Final = 5.0
 _CPUS_OF_A_REPLICA: Final = 0.5
 
@@ -101,6 +102,8 @@ class EngineServer:
         await self._server.engine.shutdown()
 
     async def _listen(self, host: str) -> str:
+        if host == NODE:
+            host = _node_address()
         sock = socket.create_server((host, 0))
         config = uvicorn.Config(
             self._guard, loop="none", lifespan="off", access_log=False, log_level="warning",
@@ -150,12 +153,9 @@ def engine_application(
 
 def deployment_options(model: ModelSection) -> dict[str, Any]:
     """Where and how often Serve runs the model: fixed replicas, each in its placement group."""
-    bundles: list[dict[str, float]] = [{"CPU": _CPUS_OF_A_REPLICA}]
+    bundles = worker_bundles(model)
     if model.device == "gpu":
-        worker = {"GPU": 1.0}
-        if model.accelerator_type:
-            worker[f"accelerator_type:{model.accelerator_type}"] = 0.001
-        bundles = [{"CPU": 1.0, **worker}, *({**worker} for _ in range(model.tensor_parallel - 1))]
+        bundles = [{"CPU": _CPUS_OF_A_REPLICA, **bundles[0]}, *bundles[1:]]
     return {
         "name": f"engine-{model.id}",
         "num_replicas": model.replicas,
@@ -167,10 +167,21 @@ def deployment_options(model: ModelSection) -> dict[str, Any]:
         "health_check_period_s": HEALTH_PERIOD_S,
         "graceful_shutdown_timeout_s": 10.0,
         "ray_actor_options": {
-            "num_cpus": bundles[0]["CPU"],
+            "num_cpus": _CPUS_OF_A_REPLICA,
             "runtime_env": {"env_vars": environment(model)},
         },
     }
+
+
+def worker_bundles(model: ModelSection) -> list[dict[str, float]]:
+    """What each of the engine's workers needs. A model that sets vLLM's `gpu_memory_utilization`
+    shares its GPU with others: it is placed with just that share of one."""
+    if model.device == "cpu":
+        return [{"CPU": _CPUS_OF_A_REPLICA}]
+    worker = {"GPU": float(model.engine.get("gpu_memory_utilization", 1.0))}
+    if model.accelerator_type:
+        worker[f"accelerator_type:{model.accelerator_type}"] = 0.001
+    return [dict(worker) for _ in range(model.tensor_parallel)]
 
 
 def environment(model: ModelSection) -> dict[str, str]:
@@ -223,10 +234,10 @@ def llm_config(model: ModelSection) -> Any:
         "log_engine_metrics": model.device == "gpu",
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "callback_config": {"callback_class": _skip_download_of_folders()},
+        "placement_group_config": {"bundles": worker_bundles(model)},
     }  # fmt: skip
     if model.device == "cpu":
         values["accelerator_config"] = {"kind": "cpu"}
-        values["placement_group_config"] = {"bundles": [{"CPU": _CPUS_OF_A_REPLICA}]}
     elif model.accelerator_type:
         values["accelerator_type"] = model.accelerator_type
     return LLMConfig(**values)
@@ -303,6 +314,12 @@ def _skip_download_of_folders() -> Any:
                 self.ctx.run_init_node = False
 
     return SkipDownload
+
+
+def _node_address() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())
 
 
 def _own_id() -> str:
