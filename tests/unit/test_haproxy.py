@@ -1,0 +1,81 @@
+"""The program that stands in for HAProxy's binary narrows its addresses and then becomes it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ConfigError
+from cluster.settings import GatewaySection
+from serve import haproxy
+
+AS_RAY_WRITES_IT = """\
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:8000
+frontend elsewhere
+    bind 10.0.0.1:8000
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+@pytest.fixture
+def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fake HAProxy that tells its process id and its arguments."""
+    path = tmp_path / "real haproxy"
+    path.write_text('#!/bin/sh\necho "$$"\nfor a in "$@"; do echo "$a"; done\n')
+    path.chmod(0o700)
+    monkeypatch.setattr(haproxy, "_installed_binary", lambda: str(path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return path
+
+
+def test_open_addresses_are_narrowed_and_arguments_kept(binary: Path, tmp_path: Path) -> None:
+    values = haproxy.environment(GatewaySection(), tmp_path / "a folder" / "haproxy")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(AS_RAY_WRITES_IT)
+    arguments = ["-db", "-f", str(config), "-sf", "12", "-x", "some.sock"]
+    program = values["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, text=True)
+    lines = process.communicate(timeout=20)[0].splitlines()
+    assert lines == [str(process.pid), *arguments]
+    narrowed = config.read_text()
+    assert narrowed.count("bind 127.0.0.1:") == 3
+    assert "bind 10.0.0.1:8000" in narrowed
+    assert "bind *" not in narrowed
+    assert "bind :" not in narrowed
+
+
+def test_two_stacks_share_no_path_and_no_port_unless_told(binary: Path, tmp_path: Path) -> None:
+    one = haproxy.environment(GatewaySection(), tmp_path / "one")
+    other = haproxy.environment(GatewaySection(haproxy_stats_port=8405), tmp_path / "other")
+    paths = {k for k in one if k.endswith(("PATH", "LOC", "BASE", "FILE"))}
+    assert len(paths) == 6
+    assert all(one[k] != other[k] for k in paths)
+    assert other["RAY_SERVE_HAPROXY_STATS_PORT"] == "8405"
+
+
+def test_socket_folder_is_short_and_of_this_user_alone(binary: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("deep/" * 30) / "haproxy"
+    socket = Path(haproxy.environment(GatewaySection(), folder)["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+    assert len(socket.parent.name) < 30
+    assert socket.parent.stat().st_mode & 0o077 == 0
+
+
+def test_socket_folder_that_others_can_enter_is_refused(binary: Path, tmp_path: Path) -> None:
+    values = haproxy.environment(GatewaySection(), tmp_path / "x")
+    os.chmod(Path(values["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent, 0o755)
+    with pytest.raises(ConfigError):
+        haproxy.environment(GatewaySection(), tmp_path / "x")
+
+
+def test_without_haproxy_nothing_is_written(tmp_path: Path) -> None:
+    values = haproxy.environment(GatewaySection(haproxy=False), tmp_path / "none")
+    assert json.dumps(values) == '{"RAY_SERVE_ENABLE_HA_PROXY": "0"}'
+    assert not (tmp_path / "none").exists()
