@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from cluster.errors import ConfigError, DataError, Unavailable
 
@@ -23,26 +23,30 @@ class Database:
         """Open `url` and bring `component`'s tables up to date.
 
         A relative SQLite path lies below `data_dir`. Raises ConfigError for a URL that can't be
-        read, Unavailable when the database does not answer, DataError when it was written by a
+        used, Unavailable when the database does not answer, DataError when it was written by a
         newer version or is damaged.
         """
         self.url = _absolute(url, data_dir)
-        self._engine = create_engine(self.url, pool_pre_ping=True)
+        try:
+            self._engine = create_engine(self.url, pool_pre_ping=True)
+        except (ImportError, ArgumentError) as error:
+            raise ConfigError("url", self._shown, f"an installed driver ({error})") from None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _sqlite_pragmas)
             event.listen(self._engine, "begin", _sqlite_begin)
+        self._migrate(component, migrations)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that commits when the block ends and rolls back when it raises.
+        Unavailable when the database does not answer, is full, or stays locked."""
         try:
-            self._migrate(component, migrations)
+            with self._engine.begin() as connection:
+                yield connection
         except DBAPIError as error:
             raise Unavailable(f"database {self._shown}", str(error.orig)) from error
         except SQLAlchemyError as error:
             raise Unavailable(f"database {self._shown}", str(error)) from error
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A transaction that commits when the block ends and rolls back when it raises."""
-        with self._engine.begin() as connection:
-            yield connection
 
     def close(self) -> None:
         self._engine.dispose()
@@ -91,7 +95,12 @@ def _absolute(url: str, data_dir: Path) -> str:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         path = Path(parsed.database)
         path = path if path.is_absolute() else data_dir / path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                "url", url, f"a file in a folder that can be made ({error})"
+            ) from None
         parsed = parsed.set(database=str(path.resolve()))
     return parsed.render_as_string(hide_password=False)
 

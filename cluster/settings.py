@@ -8,6 +8,7 @@ be right. Workers never read the environment: they receive their section as a va
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from cluster.errors import ConfigError
@@ -230,18 +232,40 @@ def load(profile: str | None = None, **overrides: Any) -> Settings:
     if not isinstance(values, dict):
         raise ConfigError("profile", str(path), "a YAML mapping of sections")
     try:
-        return Settings(**{**values, **overrides, "profile": name})
+        settings = Settings(**{**values, **overrides, "profile": name})
     except ValidationError as error:
         raise _first_problem(error) from None
+    except SettingsError as error:
+        raise _unreadable_variable(error) from None
+    # MAINSPRING_PROFILE names the profile only where the caller named none.
+    return settings.model_copy(update={"profile": name})
 
 
 def _first_problem(error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "settings"
-    known = sorted(Settings.model_fields) if first["type"] == "extra_forbidden" else None
-    expected = f"one of the known keys {known}" if known else first["msg"]
+    expected = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        expected = f"one of the known keys {_known_keys(first['loc'][:-1])}"
     value = first.get("input")
     return ConfigError(where, value if not isinstance(value, dict) else "...", expected)
+
+
+def _known_keys(where: tuple[str | int, ...]) -> list[str]:
+    if not where:
+        return sorted(Settings.model_fields)
+    section = (
+        ModelSection if where[0] == "models" else Settings.model_fields[str(where[0])].annotation
+    )
+    return sorted(section.model_fields) if section is not None else []
+
+
+def _unreadable_variable(error: SettingsError) -> ConfigError:
+    # pydantic-settings names the field in its sentence only.
+    name = re.search(r'field "(\w+)"', str(error))
+    field = name.group(1) if name else "settings"
+    variable = f"{ENV_PREFIX}{field.upper()}"
+    return ConfigError(field, os.environ.get(variable, "..."), f"JSON in {variable}")
 
 
 def unknown_variables(environ: dict[str, str]) -> list[str]:
