@@ -69,7 +69,7 @@ class SqlJournal:
 
     def claim(self, run_id: str, reason: str) -> int:
         with self._database.transaction() as connection:
-            status, epoch, seq, last = self._head(connection, run_id)
+            status, epoch, seq, last = self._head(connection, run_id, lock=True)
             if status == "ended":
                 raise Conflict(f"run {run_id}", "it has ended")
             claimed = RunClaimed(epoch=epoch + 1, reason=reason)
@@ -81,7 +81,7 @@ class SqlJournal:
 
     def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
         with self._database.transaction() as connection:
-            status, current, seq, last = self._head(connection, run_id)
+            status, current, seq, last = self._head(connection, run_id, lock=True)
             if epoch != current:
                 raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {current}")
             if status == "ended":
@@ -138,11 +138,14 @@ class SqlJournal:
     def close(self) -> None:
         self._database.close()
 
-    def _head(self, connection: Connection, run_id: str) -> tuple[str, int, int, str]:
-        row = connection.execute(
-            text("SELECT status, epoch, last_seq, last_hash FROM runs WHERE run_id = :r"),
-            {"r": run_id},
-        ).first()
+    def _head(
+        self, connection: Connection, run_id: str, lock: bool = False
+    ) -> tuple[str, int, int, str]:
+        query = "SELECT status, epoch, last_seq, last_hash FROM runs WHERE run_id = :r"
+        if lock and connection.dialect.name == "postgresql":
+            # SQLite's writers take turns already; here two owners of one run must.
+            query += " FOR UPDATE"
+        row = connection.execute(text(query), {"r": run_id}).first()
         if row is None:
             raise NotFound("run", run_id)
         return str(row[0]), int(row[1]), int(row[2]), str(row[3])
@@ -161,8 +164,9 @@ class SqlJournal:
                 text("INSERT INTO events VALUES (:r, :s, :e, :at, :p, :h)"),
                 {"r": run_id, "s": seq, "e": epoch, "at": at, "p": data, "h": last},
             )
+            # Read back what was written, so that a live state is what a recovered one will be.
             events.append(
-                Event(run_id=run_id, seq=seq, epoch=epoch, at=at, hash=last, payload=payload)
+                Event(run_id=run_id, seq=seq, epoch=epoch, at=at, hash=last, payload=parse(data))
             )
         ended = any(isinstance(p, RunEnded) for p in payloads)
         connection.execute(
