@@ -16,7 +16,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
+from zlib import crc32
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -31,6 +33,7 @@ from agents.turn import Acted
 from cluster.errors import (
     Conflict,
     DeadlineExceeded,
+    InvalidInput,
     MainspringError,
     NotFound,
     Overloaded,
@@ -88,6 +91,7 @@ class Orchestrator:
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
         self._changed = asyncio.Condition()
+        self._ends = 0
         self._slots = asyncio.Semaphore(section.concurrency * len(names.hosts))
         # What an earlier life left open is taken up before anything new, and before any caller.
         for run_id in open_runs(self._journal):
@@ -174,6 +178,7 @@ class Orchestrator:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
+            ends = self._ends
             states = [await self._state(r) for r in run_ids]
             ended = [s for s in states if s.ended is not None]
             if len(ended) == len(run_ids) or len(ended) > before >= 0:
@@ -183,6 +188,8 @@ class Orchestrator:
             if left <= 0:
                 return ended
             async with self._changed:
+                if ends != self._ends:
+                    continue  # one ended while the states were being read
                 try:
                     await asyncio.wait_for(self._changed.wait(), left)
                 except TimeoutError:
@@ -198,35 +205,32 @@ class Orchestrator:
             self._waiting.put_nowait(run_id)
 
     async def _dispatch(self) -> None:
-        turn = 0
         while True:
             run_id = await self._waiting.get()
             await self._slots.acquire()
             self._queued.discard(run_id)
-            host = self._names.hosts[turn % len(self._names.hosts)]
-            turn += 1
-            task = asyncio.create_task(self._drive(run_id, host))
+            task = asyncio.create_task(self._drive(run_id))
             self._driving[run_id] = task
-            task.add_done_callback(lambda _t, r=run_id: self._driven(r))
+            task.add_done_callback(partial(self._driven, run_id))
 
-    def _driven(self, run_id: str) -> None:
+    def _driven(self, run_id: str, _task: asyncio.Task[None]) -> None:
         self._driving.pop(run_id, None)
         self._slots.release()
 
-    async def _drive(self, run_id: str, host: str) -> None:
+    async def _drive(self, run_id: str) -> None:
         """Work on a run until it ends, is given up, or belongs to somebody else."""
         delay, losses, reason = _BACKOFF_S, 0, "queued"
         while True:
             code = "internal_error"
             try:
                 epoch = await self._claim(run_id, reason)
-                await self._work(run_id, epoch, host)
+                await self._work(run_id, epoch)
                 return
-            except (StaleEpoch, Conflict):
+            except StaleEpoch:
                 return
             except RayActorError as error:
                 losses += 1
-                code, reason = "host_lost", f"host {host}: {type(error).__name__}"
+                code, reason = "host_lost", f"host lost: {type(error).__name__}"
             except MainspringError as error:
                 code, reason = error.code, str(error)
             except Exception as error:
@@ -245,10 +249,15 @@ class Orchestrator:
         self._states.pop(run_id, None)
         return epoch
 
-    async def _work(self, run_id: str, epoch: int, host: str) -> None:
+    async def _work(self, run_id: str, epoch: int) -> None:
         state = await self._state(run_id)
         timeout = self._section.turn_timeout_s
-        call = self._handle(host).work.remote(state, epoch)
+        # All turns of an agent go to one host, which lets one at a time work: what the agent
+        # has given back so far is then complete whenever a refund is decided.
+        place = crc32(f"{state.input.get('tenant')}/{state.agent}".encode())
+        call = self._handle(self._names.hosts[place % len(self._names.hosts)]).work.remote(
+            state, epoch
+        )
         try:
             await asyncio.wait_for(call, timeout)
         except TimeoutError:
@@ -259,9 +268,9 @@ class Orchestrator:
 
     async def _failed(self, run_id: str, code: str, reason: str) -> bool:
         """Journal a failed turn; after the last try the run goes to a person. True when over."""
-        state = await self._state(run_id)
         failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
         try:
+            state = await self._state(run_id)
             state = await self._append(run_id, state.epoch, [failed])
             if state.failures < MAX_FAILURES:
                 return False
@@ -288,7 +297,7 @@ class Orchestrator:
             receipt = await self._ask("lookup", begun.key) if repeat else None
             if receipt is None:
                 receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
-        except (NotFound, Conflict) as error:
+        except (NotFound, Conflict, InvalidInput) as error:
             failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=str(error))
             await self._append(state.run_id, epoch, [failed])
             return Acted(decision, refusal=(error.code, str(error)))
@@ -336,9 +345,13 @@ class Orchestrator:
         return self._agents[key]
 
     async def _append(self, run_id: str, epoch: int, payloads: list[Any]) -> RunState:
+        await self._state(run_id)
+        events = await self._write(self._journal.append, run_id, epoch, payloads)
+        # Again: a turn that timed out may have added to its run while this was being written.
         state = await self._state(run_id)
-        for event in await self._write(self._journal.append, run_id, epoch, payloads):
-            state = apply(state, event)
+        for event in events:
+            if event.seq == state.seq + 1:
+                state = apply(state, event)
         self._keep(state)
         if state.ended is not None:
             await self._ended(state)
@@ -349,6 +362,7 @@ class Orchestrator:
         if key in self._agents:
             self._agents[key] = self._agents[key].after(state)
         async with self._changed:
+            self._ends += 1
             self._changed.notify_all()
 
     async def _write(self, work: Callable[..., T], *args: Any) -> T:
