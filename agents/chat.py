@@ -4,6 +4,7 @@ Agents go through the same door as every other client, so that routing, limits a
 in one place.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,22 +75,24 @@ class HttpChat:
             }
         started = time.perf_counter()
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(
-                model=model,
-                messages=list(messages),  # type: ignore[arg-type]
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-                timeout=timeout_s,
-                extra_headers={"x-request-id": request_id},
-                **body,
-            )
-        except openai.APITimeoutError:
+            # The client's own limit is for one try; this one is for all of them.
+            async with asyncio.timeout(timeout_s):
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    model=model,
+                    messages=list(messages),  # type: ignore[arg-type]
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    seed=seed,
+                    timeout=timeout_s,
+                    extra_headers={"x-request-id": request_id},
+                    **body,
+                )
+        except (TimeoutError, openai.APITimeoutError):
             raise DeadlineExceeded(f"model {model}", timeout_s) from None
         except openai.APIConnectionError as error:
             raise Unavailable(f"model {model}", f"no connection ({error.__cause__})") from None
         except openai.APIStatusError as error:
-            raise _ours(model, error) from None
+            raise _ours(model, timeout_s, error) from None
         answer = raw.parse()
         usage = answer.usage
         return Completion(
@@ -106,9 +109,9 @@ class HttpChat:
         await self._client.close()
 
 
-def _ours(model: str, error: openai.APIStatusError) -> Exception:
+def _ours(model: str, timeout_s: float, error: openai.APIStatusError) -> Exception:
     if error.status_code in {408, 504}:
-        return DeadlineExceeded(f"model {model}", 0.0)
+        return DeadlineExceeded(f"model {model}", timeout_s)
     if error.status_code >= 500 or error.status_code == 429:
         return Unavailable(f"model {model}", f"HTTP {error.status_code}: {error.message}")
     return InvalidInput("messages", model, f"a request that the gateway takes ({error.message})")

@@ -48,7 +48,8 @@ def _common(run: RunState, thresholds: Thresholds) -> dict[str, Any]:
 
 
 def _order(run: RunState, order: str) -> dict[str, Any]:
-    for receipt in run.receipts.values():
+    # The latest lookup counts: an earlier one does not know of a refund since.
+    for receipt in reversed(run.receipts.values()):
         if receipt.get("kind") == "order" and str(receipt.get("id")).upper() == order.upper():
             return receipt
     return {}

@@ -60,7 +60,7 @@ def parse(text: str, offers: Sequence[Offer]) -> Plan:
     """
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput("plan", text, "a JSON object") from None
     steps = data.get("steps") if isinstance(data, dict) else None
     if not isinstance(steps, list) or not 1 <= len(steps) <= MAX_STEPS:

@@ -17,12 +17,14 @@ from typing import Final
 PERSONAL: Final = ("NAME", "EMAIL", "PHONE", "CARD", "IBAN", "ADDRESS")
 VALUES: Final = ("ORDER", "TRACKING", "AMOUNT", "DATE", "NUMBER")
 
-REFERENCE: Final = re.compile(rf"\[({'|'.join(PERSONAL + VALUES)})_([1-9][0-9]?)\]")
+REFERENCE: Final = re.compile(rf"\[({'|'.join(PERSONAL + VALUES)})_([1-9][0-9]{{0,4}})\]")
 
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
     r"|sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
+# 24.90, 12,5 and 1,024.50; an amount is taken whole or not at all, never its last digits.
+_MONEY = r"(?:\d{1,3}(?:[.,]\d{3})+(?:[.,]\d{1,2})?|\d{1,6}(?:[.,]\d{1,2})?)"
 # In order of precedence: what an earlier pattern takes, a later one never sees.
 _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     ("ORDER", re.compile(r"\b[A-Z]{2}-\d{5}\b", re.IGNORECASE)),
@@ -30,8 +32,9 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     (
         "AMOUNT",
         re.compile(
-            r"(?:(?:€|\$|£|\bEUR|\bUSD|\bGBP)\s?\d{1,6}(?:[.,]\d{2})?(?!\d)"
-            r"|\b\d{1,6}(?:[.,]\d{2})?\s?(?:€|\$|£|EUR\b|USD\b|GBP\b|euros?\b|dollars?\b|pounds?\b))",
+            rf"(?:(?:€|\$|£|\bEUR|\bUSD|\bGBP)\s?{_MONEY}(?![.,]?\d)"
+            rf"|(?<![.,])\b{_MONEY}\s?"
+            r"(?:€|\$|£|EUR\b|USD\b|GBP\b|euros?\b|dollars?\b|pounds?\b))",
             re.IGNORECASE,
         ),
     ),

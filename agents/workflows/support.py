@@ -6,6 +6,7 @@
 A reply goes out only when intent, grounding and policy all pass.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from memory.records import Hit
 SHOP: Final = "Lumen & Oak"
 OUT_OF_SCOPE: Final = "out_of_scope"
 _ATTEMPTS: Final = 2
+_PLAIN_AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.[0-9]{1,2})?")
 _PLAN_TOKENS: Final = 160
 _DRAFT_TOKENS: Final = 220
 
@@ -203,7 +205,8 @@ def _cents(references: References, amount: str, order: dict[str, Any]) -> int | 
     value = references.value(amount) or ""
     digits = "".join(c for c in value if c.isdigit() or c in ".,").strip(".,").replace(",", ".")
     foreign = any(mark in value.lower() for mark in ("$", "£", "usd", "gbp", "dollar", "pound"))
-    if not digits or foreign or digits.count(".") > 1:
+    # 1.024 may be a thousand or a little over one: whoever can't tell asks a person.
+    if foreign or not _PLAIN_AMOUNT.fullmatch(digits):
         return None
     return round(float(digits) * 100)
 
