@@ -1,0 +1,228 @@
+"""Stand-ins for what a test must not need: models, memory, time, chance, other processes."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agents.chat import Completion
+from agents.connector import Connector
+from agents.events import EffectDone, EffectFailed, EffectStarted, Event, RunStarted, StepDecided
+from agents.facts import Thresholds, facts_for
+from agents.policy import Decision, Policy, Request
+from agents.state import AgentState, RunState, apply
+from agents.turn import Acted, Turn
+from agents.workflows.prompts import Message
+from cluster.errors import Conflict, InvalidInput, NotFound, StaleEpoch
+from cluster.settings import INFRA, SupportSection
+from memory.records import Hit, Record
+
+DESK = INFRA / "support"
+POLICY = INFRA / "policy" / "support.cedar"
+THRESHOLDS = Thresholds(min_confidence=0.7, max_out_of_scope=0.5)
+
+
+class FakeClock:
+    """Stands still until it is told to `step`."""
+
+    def __init__(self, at: float = 1_795_000_000.0) -> None:
+        self._at = at
+
+    def now(self) -> float:
+        return self._at
+
+    def monotonic(self) -> float:
+        return self._at
+
+    def step(self, seconds: float) -> None:
+        self._at += seconds
+
+
+class CountingIds:
+    """run_1, run_2, ..."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def new(self, kind: str) -> str:
+        self._last += 1
+        return f"{kind}_{self._last}"
+
+
+@dataclass
+class ScriptedChat:
+    """Answers by model, in the order of the script; the last answer stays. An exception in a
+    script is raised. `asked` keeps (model, messages) of every call."""
+
+    scripts: dict[str, list[str | Exception]]
+    asked: list[tuple[str, list[Message]]] = field(default_factory=list)
+
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        *,
+        schema: dict[str, Any] | None = None,
+        max_tokens: int,
+        timeout_s: float,
+        request_id: str,
+        seed: int = 0,
+        temperature: float = 0.0,
+    ) -> Completion:
+        self.asked.append((model, list(messages)))
+        script = self.scripts[model]
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return Completion(answer, model, f"named {model}", 100, 10, 0.001, 0.25)
+
+    def calls(self, model: str) -> int:
+        return sum(m == model for m, _ in self.asked)
+
+
+@dataclass
+class ScriptedClassifier:
+    """Gives the same verdict on every text; `seen` keeps the texts."""
+
+    intent: str = "order_status"
+    confidence: float = 0.95
+    out_of_scope: float = 0.02
+    gate: bool = True
+    seen: list[str] = field(default_factory=list)
+
+    async def classify(self, text: str) -> dict[str, Any]:
+        self.seen.append(text)
+        return {
+            "intent": self.intent, "confidence": self.confidence, "gate": self.gate,
+            "out_of_scope": self.out_of_scope, "why": f"{self.intent} {self.confidence:.2f}",
+        }  # fmt: skip
+
+
+@dataclass
+class ListRecaller:
+    """Recalls the given (source, text) pairs, whatever is asked."""
+
+    passages: list[tuple[str, str]] = field(default_factory=list)
+    asked: int = 0
+
+    async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
+        self.asked += 1
+        records = [
+            Record(tenant=tenant, kind="policy", source=source, text=words, event_at=0.0)
+            for source, words in self.passages[:k]
+        ]
+        return [Hit(record, 0.8, "scripted") for record in records]
+
+
+def ticket(number: str) -> dict[str, str]:
+    """One of the shipped desk's tickets."""
+    for line in (DESK / "tickets.jsonl").read_text("utf-8").splitlines():
+        found: dict[str, str] = json.loads(line)
+        if found["id"] == number:
+            return found
+    raise NotFound("ticket", number)
+
+
+def connector(folder: Path) -> Connector:
+    """The real connector on a desk in `folder`, seeded with the shipped shop."""
+    return Connector(folder / "desk.db", DESK)
+
+
+def plan_text(*steps: dict[str, str]) -> str:
+    return json.dumps({"steps": steps}, separators=(",", ":"))
+
+
+def support_section(**changes: Any) -> SupportSection:
+    return SupportSection(**changes)
+
+
+class Office:
+    """`agents.turn.Office` in this process, over one run, a real policy and a real connector.
+
+    It keeps the orchestrator's order (decide, start, do, receipt) without journal and Ray.
+    """
+
+    def __init__(self, connector: Connector, ticket: str, agent: AgentState | None = None) -> None:
+        self.connector = connector
+        self.policy = Policy.load(POLICY)
+        self.agent = agent or AgentState("support/C")
+        self.events: list[Event] = []
+        self.state = RunState("run_1")
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        given = {"ticket": ticket, "tenant": "default", "head": "support"}
+        self._add(RunStarted(workflow="support", agent=self.agent.agent, input=given))
+
+    async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
+        if epoch != self.state.epoch:
+            raise StaleEpoch(run_id, "overtaken")
+        if self.state.ended is not None:
+            raise Conflict(run_id, "it has ended")
+        for payload in payloads:
+            self._add(payload)
+
+    async def act(
+        self, run_id: str, epoch: int, step: str, tool: str, args: dict[str, Any]
+    ) -> Acted:
+        self.asked.append((step, tool, args))
+        if step in self.state.decisions:
+            return self._again(step, tool, args)
+        facts = facts_for(tool, args, self.state, self.agent, THRESHOLDS)
+        ticket = str(self.state.input["ticket"])
+        decision = self.policy.decide(Request(tool, ticket, facts))
+        taken = StepDecided(step=step, tool=tool, args=args, **vars(decision))
+        await self.append(run_id, epoch, [taken])
+        if decision.answer != "allow":
+            return Acted(decision)
+        begun = EffectStarted(step=step, tool=tool, key=f"{run_id}/{step}", args=args)
+        await self.append(run_id, epoch, [begun])
+        try:
+            receipt = self.connector.call(tool, begun.key, ticket, args)
+        except (NotFound, Conflict, InvalidInput) as error:
+            failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=str(error))
+            await self.append(run_id, epoch, [failed])
+            return Acted(decision, refusal=(error.code, str(error)))
+        await self.append(run_id, epoch, [EffectDone(step=step, key=begun.key, receipt=receipt)])
+        return Acted(decision, receipt=receipt)
+
+    def turn(self) -> Turn:
+        """A turn on the run as it stands now."""
+        return Turn(self.state, self.state.epoch, self.agent, self, FakeClock())
+
+    def tools(self) -> list[str]:
+        """The tools that were asked for, in order."""
+        return [tool for _, tool, _ in self.asked]
+
+    def answers(self) -> dict[str, str]:
+        """Policy's answer by tool, the last one where a tool was asked for twice."""
+        return {d.tool: d.answer for d in self.state.decisions.values()}
+
+    def _again(self, step: str, tool: str, args: dict[str, Any]) -> Acted:
+        taken = self.state.decisions[step]
+        if (taken.tool, taken.args) != (tool, args):
+            raise Conflict(self.state.run_id, f"step {step} is another one now")
+        decision = Decision(taken.answer, taken.rule, taken.reason)
+        refused = self.state.refusals.get(step)
+        return Acted(
+            decision,
+            receipt=self.state.receipts.get(step),
+            refusal=None if refused is None else (refused.code, refused.reason),
+        )
+
+    def _add(self, payload: Any) -> None:
+        # Through JSON, as a journal would keep it.
+        copy = type(payload).model_validate_json(payload.model_dump_json())
+        event = Event(
+            run_id=self.state.run_id, seq=self.state.seq + 1, epoch=self.state.epoch,
+            at=1_795_000_000.0, hash="0" * 64, payload=copy,
+        )  # fmt: skip
+        self.events.append(event)
+        self.state = apply(self.state, event)
+
+
+class RemoteMethod:
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def remote(self, *args: Any) -> Any:
+        return self._call(*args)
