@@ -6,6 +6,7 @@ them an `import vllm`) side by side, and reports each phase as it goes.
 
 import asyncio
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from agents.policy import Policy
 from cluster.errors import DeadlineExceeded
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start
-from cluster.settings import Settings, infra_path
+from cluster.settings import GatewaySection, Settings, infra_path
 from memory.service import Memory
 from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
@@ -47,10 +48,12 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Stack:
-    """A running stack: where it answers and how long each phase of its start took, in seconds."""
+    """A running stack: where it answers, the key of its own parts, and how long each phase of its
+    start took, in seconds."""
 
     settings: Settings
-    gcs_address: str
+    key: str = field(repr=False)
+    gcs_address: str = ""
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -79,7 +82,7 @@ def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
     Raises DeadlineExceeded when that takes longer than READY_TIMEOUT_S, and whatever error the
     part that could not start gave.
     """
-    stack = Stack(settings, "")
+    stack = Stack(settings, new_secret())
     with _phase(stack, "ray", progress):
         stack.gcs_address = start(settings.ray)
         ray_serve.start(
@@ -88,8 +91,8 @@ def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
         )
         start_directory(DIRECTORY)
     with _phase(stack, "deploy", progress):
-        _deploy(settings, heads)
-        _start_actors(settings)
+        _deploy(settings, heads, stack.key)
+        _start_actors(settings, stack.key)
     with _phase(stack, "engines", progress):
         _wait_for_applications(settings, progress)
     return stack
@@ -100,8 +103,7 @@ def names(settings: Settings) -> Names:
     return Names(CONNECTOR, tuple(f"host-{i}" for i in range(settings.agents.hosts)))
 
 
-def _deploy(settings: Settings, heads: dict[str, Path]) -> None:
-    secret = new_secret()
+def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     host = "127.0.0.1" if settings.ray.address is None else "node"
     targets = [
         ray_serve.RunTarget(
@@ -114,7 +116,7 @@ def _deploy(settings: Settings, heads: dict[str, Path]) -> None:
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets.append(ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None))
     gateway = gateway_application(
-        settings.gateway,
+        _with_own_key(settings.gateway, secret),
         settings.models,
         directory=DIRECTORY,
         secret=secret,
@@ -124,7 +126,15 @@ def _deploy(settings: Settings, heads: dict[str, Path]) -> None:
     ray_serve.run_many(targets, wait_for_applications_running=False)
 
 
-def _start_actors(settings: Settings) -> None:
+def _with_own_key(section: GatewaySection, secret: str) -> GatewaySection:
+    """Where keys are asked for, our own agents have one too."""
+    if not section.api_key_sha256:
+        return section
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return section.model_copy(update={"api_key_sha256": (*section.api_key_sha256, digest)})
+
+
+def _start_actors(settings: Settings, secret: str) -> None:
     """Named actors that restart by themselves. No call of theirs is repeated by Ray: what may be
     done again is for the orchestrator to know."""
     common: dict[str, Any] = {
@@ -132,6 +142,7 @@ def _start_actors(settings: Settings) -> None:
         "num_cpus": 0,
         "max_restarts": -1,
         "max_task_retries": 0,
+        "lifetime": "detached",
     }
     data_dir = settings.data_dir.resolve()
     clock = SystemClock()
@@ -143,7 +154,7 @@ def _start_actors(settings: Settings) -> None:
     )
     for name in names(settings).hosts:
         ray.remote(AgentHost).options(name=name, max_concurrency=1000, **common).remote(
-            functools.partial(make_workflows, settings, MEMORY, ENCODER)
+            functools.partial(make_workflows, settings, secret, MEMORY, ENCODER)
         )
     orchestrator = ray.remote(Orchestrator).options(
         name=ORCHESTRATOR, max_concurrency=1000, **common
@@ -176,14 +187,16 @@ def _wait_for_applications(settings: Settings, progress: Progress) -> None:
         time.sleep(0.5)
 
 
-async def until_ready(url: str, progress: Progress, timeout_s: float = READY_TIMEOUT_S) -> None:
+async def until_ready(stack: Stack, progress: Progress, timeout_s: float = READY_TIMEOUT_S) -> None:
     """Wait until /readyz says 200. DeadlineExceeded after `timeout_s`, with what was missing."""
     deadline = time.monotonic() + timeout_s
     missing = "no answer yet"
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+    headers = {"Authorization": f"Bearer {stack.key}"}
+    limit = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
         while time.monotonic() < deadline:
             try:
-                async with session.get(f"{url}/readyz") as response:
+                async with session.get(f"{stack.url}/readyz") as response:
                     if response.status == 200:
                         return
                     missing = (await response.text())[:200]

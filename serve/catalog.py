@@ -78,3 +78,9 @@ def resolve_source(source: str, folder: Path = _CHECKPOINTS) -> str:
         known: Sequence[str] = sorted(p.parent.name for p in folder.glob("*/config.json"))
         raise ConfigError("models.source", source, f"one of the shipped checkpoints {list(known)}")
     return str(path)
+
+
+def head_folder(name: str, folder: Path = _CHECKPOINTS / "intents") -> Path:
+    """The folder of an intent head: `name` as a path when it is one, else what ships."""
+    path = Path(name)
+    return path if path.is_dir() else folder / name

@@ -110,9 +110,9 @@ def intents_train(
     seed: int = typer.Option(7),
 ) -> None:
     """Train an intent head from labelled examples and store it with its metrics."""
-    from serve.intents import train_from_file
+    from serve.intent_training import train_from_file
 
-    metrics = train_from_file(source, out, seed=seed)
+    metrics = train_from_file(source, out, seed)
     console.print_json(json.dumps(metrics))
 
 
@@ -171,7 +171,7 @@ def _joined(settings: Settings) -> Iterator[Any]:
 
 
 def _heads(settings: Settings) -> dict[str, Path]:
-    from serve.intents import head_folder
+    from serve.catalog import head_folder
 
     return {"support": head_folder(settings.support.intents)}
 
@@ -182,13 +182,13 @@ def _trained(settings: Settings, queue: Any) -> dict[str, Path]:
         return {}
     import hashlib
 
-    from serve.intents import train_from_file
+    from serve.intent_training import train_from_file
 
     digest = hashlib.sha256(queue.examples.read_bytes()).hexdigest()[:16]
     out = settings.path(f"heads/{queue.head}-{digest}")
     if not (out / "metrics.json").is_file():
         _say(f"training the intent head {queue.head} on {len(queue.past)} examples")
-        train_from_file(queue.examples, out, progress=_say)
+        train_from_file(queue.examples, out)
     return {queue.head: out}
 
 

@@ -54,7 +54,7 @@ def running_stack(
         prepared = heads()
         stack = app.up(settings, prepared, progress)
         ready = time.monotonic()
-        asyncio.run(app.until_ready(stack.url, progress))
+        asyncio.run(app.until_ready(stack, progress))
         stack.phases["first token"] = round(time.monotonic() - ready, 2)
         stack.phases["total"] = round(time.monotonic() - began, 2)
         claim.write(

@@ -56,13 +56,13 @@ class RemoteMemory:
         return hits
 
 
-def make_workflows(settings: Settings, memory: str, encoder: str) -> dict[str, Workflow]:
-    """The workflows of a host by name."""
+def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> dict[str, Workflow]:
+    """The workflows of a host by name. `key` is the gateway's, where it asks for keys."""
     tiers = {model.tier: model.id for model in reversed(settings.models)}
     if {"planner", "routine"} - set(tiers):
         raise Unavailable("models", "a planner and a routine model are needed")
     parts = support.Parts(
-        chat=HttpChat(f"http://127.0.0.1:{settings.gateway.port}/v1"),
+        chat=HttpChat(f"http://127.0.0.1:{settings.gateway.port}/v1", api_key=key),
         classifier=ServeClassifier(encoder, "support"),
         memory=RemoteMemory(memory, ("policy", "ticket")),
         section=settings.support,
