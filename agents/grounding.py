@@ -120,7 +120,8 @@ def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
 
 
 def _plain(text: str) -> str:
-    return REFERENCE.sub(" ", _CITED.sub(" ", text))
+    """The words of `text`: no citations, no references, and no values, which `_values` judges."""
+    return REFERENCE.sub(" ", References().rewrite(_CITED.sub(" ", text)))
 
 
 def _words(text: str) -> set[str]:
