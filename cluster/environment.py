@@ -19,6 +19,8 @@ def prepare(data_dir: Path, stack: str | None, further: dict[str, str]) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(data_dir))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray runs its workers at niceness 15: on a machine with other work the engines would starve.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if stack is not None:
         os.environ[STACK_VARIABLE] = stack

@@ -23,10 +23,7 @@ async def main(home: Path, count: int, kills: int) -> dict[str, Any]:
 
     tickets = [json.loads(line) for line in _shipped().splitlines() if line.strip()]
     random.Random(7).shuffle(tickets)
-    copies = [
-        {**tickets[i % len(tickets)], "id": f"K-{i:03}", "customer": tickets[i % len(tickets)]["customer"]}
-        for i in range(count)
-    ]  # fmt: skip
+    copies = [{**tickets[i % len(tickets)], "id": f"K-{i:03}"} for i in range(count)]
     connector, orchestrator = session.actor("connector"), session.actor("orchestrator")
     host = session.actor("host-0")
     await connector.open_tickets.remote(copies)
