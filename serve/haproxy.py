@@ -1,8 +1,8 @@
-"""What Ray Serve's HAProxy needs so that it stays on our address and ends with us.
+"""What Ray Serve's HAProxy needs so that it opens one address only and ends with us.
 
 HAProxy as Ray starts it opens its statistics and metrics to every interface, and outlives a Ray
 that is killed. Neither can be set, so Ray is pointed at a small program in place of the binary: it
-narrows the listening addresses in the configuration that Ray has just written, asks the kernel to
+moves those two to loopback in the configuration that Ray has just written, asks the kernel to
 end the process with its parent, and then becomes the real binary, under the same process id and
 with the same arguments.
 
@@ -24,6 +24,9 @@ from cluster.errors import ConfigError
 from cluster.settings import GatewaySection
 
 MAX_THREADS: Final = 4
+DRAIN_S: Final = 3
+"""How long a leaving replica still answers, seconds; HAProxy forgets it within one. Ray's 30 are
+for load balancers that poll, and every stop would last as long."""
 
 _PROGRAM = """\
 import ctypes
@@ -32,12 +35,12 @@ import re
 import signal
 import sys
 
-REAL, HOST = {real!r}, {host!r}
+REAL, PORTS = {real!r}, {ports!r}
 
 def narrow(path):
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    narrowed = re.sub(r"(?m)^(\\s*bind )\\*?:(?=\\d)", r"\\g<1>" + HOST + ":", text)
+    narrowed = re.sub(rf"(?m)^(\\s*bind )\\*?:({{PORTS}})$", r"\\g<1>127.0.0.1:\\g<2>", text)
     if narrowed != text:
         with open(path, "w", encoding="utf-8") as file:
             file.write(narrowed)
@@ -64,7 +67,7 @@ def environment(section: GatewaySection, folder: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(section.host, folder)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(section, folder)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
@@ -72,16 +75,17 @@ def environment(section: GatewaySection, folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(section.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(section.haproxy_metrics_port),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(MAX_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(section.request_timeout_s) + 10),
     }
 
 
-def _program(host: str, folder: Path) -> Path:
+def _program(section: GatewaySection, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    address = "127.0.0.1" if host == "localhost" else host
+    ports = f"{section.haproxy_stats_port}|{section.haproxy_metrics_port}"
     code = folder / "haproxy.py"
-    code.write_text(_PROGRAM.format(real=_installed_binary(), host=address), encoding="utf-8")
+    code.write_text(_PROGRAM.format(real=_installed_binary(), ports=ports), encoding="utf-8")
     start = folder / "haproxy"
     # A shell line, since an interpreter's path may be too long, or hold a space, for a shebang.
     line = f"exec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(code))}"
