@@ -1,0 +1,72 @@
+"""A PostgreSQL server of one's own in a temporary folder, where its binaries and driver exist."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+
+def reason_not_to() -> str | None:
+    """Why no server can be started here, or None."""
+    if _binaries() is None:
+        return "no PostgreSQL server is installed (initdb below /usr/lib/postgresql)"
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg is not installed"
+    if os.getuid() == 0 and _owner() is None:
+        return "PostgreSQL refuses root, and there is no user postgres or nobody"
+    return None
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL of a fresh server that listens on a socket file only."""
+    binaries = _binaries()
+    assert binaries is not None, reason_not_to()
+    folder = Path(mkdtemp(prefix="pg-"))
+    owner = _owner() if os.getuid() == 0 else None
+    try:
+        if owner is not None:
+            os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
+        data = folder / "data"
+        _run(owner, binaries / "initdb", "-D", data, "-U", "mainspring", "--auth=trust", "-N")
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
+        _run(
+            owner,
+            binaries / "pg_ctl",
+            "-D",
+            data,
+            "-w",
+            "-l",
+            folder / "log",
+            "-o",
+            options,
+            "start",
+        )
+        try:
+            yield f"postgresql+psycopg://mainspring@/postgres?host={folder}"
+        finally:
+            _run(owner, binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+def _owner() -> str | None:
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in ("postgres", "nobody") if name in known), None)
+
+
+def _run(owner: str | None, *words: str | Path) -> None:
+    subprocess.run(
+        [str(w) for w in words], user=owner, check=True, cwd="/", timeout=60,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip

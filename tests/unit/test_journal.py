@@ -1,0 +1,267 @@
+"""The journal's promises, the same on SQLite and on PostgreSQL."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from agents.events import PhaseDone, RunClaimed, RunEnded, RunStarted, TurnFailed
+from agents.journal_sql import SqlJournal
+from agents.recovery import open_runs
+from agents.state import fold
+from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
+from tests import postgres
+from tests.fakes import CountingIds, FakeClock
+
+ENDED = RunEnded(decision="replied", reason="grounded", result={"cost": 0.25})
+
+
+def _phase(name: str = "plan", **result: Any) -> PhaseDone:
+    return PhaseDone(phase=name, result=result, seconds=0.5)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if why_not := postgres.reason_not_to():
+        pytest.skip(why_not)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'journal.db'}"
+    server: str = request.getfixturevalue("server")
+    _do(server, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return server
+
+
+def _do(url: str, *statements: str) -> None:
+    """Change rows behind the journal's back."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def opened(url: str, tmp_path: Path, clock: FakeClock) -> Iterator[Callable[[], SqlJournal]]:
+    """Opens the journal, each time as another process would."""
+    journals: list[SqlJournal] = []
+    ids = CountingIds()
+
+    def make() -> SqlJournal:
+        journals.append(SqlJournal(url, tmp_path, clock, ids))
+        return journals[-1]
+
+    yield make
+    for journal in journals:
+        journal.close()
+
+
+@pytest.fixture
+def journal(opened: Callable[[], SqlJournal]) -> SqlJournal:
+    return opened()
+
+
+def _run(journal: SqlJournal, key: str = "k", tenant: str = "t", agent: str = "a") -> str:
+    run_id, _ = journal.create(tenant, key, "support", agent, {"ticket": "T-1"})
+    return run_id
+
+
+def test_the_same_key_twice_is_one_run(journal: SqlJournal) -> None:
+    first = journal.create("t", "k", "support", "a", {"ticket": "T-1"})
+    again = journal.create("t", "k", "other", "b", {"ticket": "T-2"})
+    assert first == ("run_1", True)
+    assert again == ("run_1", False)
+    assert fold("run_1", journal.read("run_1")).input == {"ticket": "T-1"}
+
+
+def test_two_tenants_may_use_the_same_key(journal: SqlJournal) -> None:
+    assert _run(journal, tenant="one") != _run(journal, tenant="two")
+
+
+def test_a_new_run_begins_with_what_was_asked(journal: SqlJournal, clock: FakeClock) -> None:
+    (event,) = journal.read(_run(journal))
+    assert event.payload == RunStarted(workflow="support", agent="a", input={"ticket": "T-1"})
+    assert (event.seq, event.epoch, event.at) == (1, 0, clock.now())
+
+
+def test_events_are_read_as_they_were_appended(journal: SqlJournal, clock: FakeClock) -> None:
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    clock.step(0.1)
+    live = [
+        *journal.append(run_id, epoch, [_phase("intent", words="ü☂ 'x' %s :a"), _phase("plan")]),
+        *journal.append(run_id, epoch, [ENDED]),
+    ]
+    stored = journal.read(run_id)
+    assert stored[2:] == live
+    assert [e.seq for e in stored] == [1, 2, 3, 4, 5]
+    assert isinstance(stored[1].payload, RunClaimed)
+
+
+def test_a_live_state_is_the_recovered_one_even_for_what_json_changes(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    odd = _phase(pair=(1, 2), nothing=None, share=0.1, inner={"a": (3,)})
+    events = [*journal.read(run_id), *journal.append(run_id, epoch, [odd, ENDED])]
+    assert fold(run_id, events) == fold(run_id, opened().read(run_id))
+
+
+def test_each_claim_raises_the_epoch_and_ends_the_earlier_owners_writes(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    old = journal.claim(run_id, "queued")
+    new = opened().claim(run_id, "recovered")
+    assert new > old > 0
+    with pytest.raises(StaleEpoch):
+        journal.append(run_id, old, [_phase()])
+    with pytest.raises(StaleEpoch):
+        journal.append(run_id, old, [ENDED])
+    assert len(journal.read(run_id)) == 3
+    journal.append(run_id, new, [_phase()])
+
+
+@pytest.mark.parametrize("epoch", [0, 2, -1, 99])
+def test_only_the_current_epoch_may_write(journal: SqlJournal, epoch: int) -> None:
+    run_id = _run(journal)
+    journal.claim(run_id, "queued")
+    with pytest.raises(StaleEpoch):
+        journal.append(run_id, epoch, [_phase()])
+
+
+def test_a_run_ends_in_the_transaction_of_its_last_event(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    journal.append(run_id, epoch, [_phase(), ENDED])
+    other = opened()
+    assert [r.status for r in other.runs()] == ["ended"]
+    for refused in (
+        lambda: other.append(run_id, epoch, [_phase()]),
+        lambda: other.claim(run_id, ""),
+    ):
+        with pytest.raises(Conflict, match="it has ended"):
+            refused()
+    assert len(other.read(run_id)) == 4
+
+
+def test_an_append_is_all_or_nothing(journal: SqlJournal) -> None:
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    with pytest.raises(AttributeError):
+        journal.append(run_id, epoch, [_phase(), "no event"])
+    assert len(journal.read(run_id)) == 2
+    assert journal.verify(run_id) == 2
+
+
+@pytest.mark.parametrize("call", ["claim", "append", "read", "verify"])
+def test_an_unknown_run_is_not_found(journal: SqlJournal, call: str) -> None:
+    arguments: dict[str, tuple[Any, ...]] = {"claim": ("x",), "append": (1, [ENDED])}
+    with pytest.raises(NotFound, match="'run_9'"):
+        getattr(journal, call)("run_9", *arguments.get(call, ()))
+
+
+def test_runs_are_listed_by_tenant_status_and_agent_oldest_first(
+    journal: SqlJournal, clock: FakeClock
+) -> None:
+    runs = []
+    for key, tenant, agent in (("1", "t", "a"), ("2", "t", "b"), ("3", "u", "a")):
+        runs.append(_run(journal, key, tenant, agent))
+        clock.step(1)
+    journal.append(runs[0], journal.claim(runs[0], "queued"), [ENDED])
+    assert [r.run_id for r in journal.runs()] == runs
+    assert [r.run_id for r in journal.runs(tenant="t")] == runs[:2]
+    assert [r.run_id for r in journal.runs("t", "ended", "a")] == runs[:1]
+    assert journal.runs("t", "open", "a") == []
+    assert open_runs(journal) == runs[1:]
+
+
+def test_what_was_written_is_there_for_the_next_process(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    journal.append(run_id, journal.claim(run_id, "queued"), [TurnFailed(code="c", reason="r")])
+    assert opened().read(run_id) == journal.read(run_id)
+    assert opened().create("t", "k", "support", "a", {}) == (run_id, False)
+
+
+def test_writers_of_different_runs_do_not_disturb_each_other(journal: SqlJournal) -> None:
+    runs = [_run(journal, str(i)) for i in range(4)]
+
+    def write(run_id: str) -> int:
+        epoch = journal.claim(run_id, "queued")
+        for i in range(5):
+            journal.append(run_id, epoch, [_phase(str(i))])
+        return journal.verify(run_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, runs)) == [7, 7, 7, 7]
+
+
+def test_owners_who_race_for_a_run_get_an_epoch_each(journal: SqlJournal) -> None:
+    run_id = _run(journal)
+    with ThreadPoolExecutor(4) as pool:
+        epochs = list(pool.map(lambda _: journal.claim(run_id, "race"), range(8)))
+    assert sorted(epochs) == list(range(1, 9))
+    assert journal.verify(run_id) == 9
+
+
+@pytest.fixture
+def chained(journal: SqlJournal) -> str:
+    """A run with six events."""
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    journal.append(run_id, epoch, [_phase("a", n=1), _phase("b", n=2)])
+    journal.append(run_id, epoch, [_phase("c", n=3), ENDED])
+    assert journal.verify(run_id) == 6
+    return run_id
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        ["UPDATE events SET payload = replace(payload, '2', '7') WHERE seq = 4"],
+        ["UPDATE events SET at = at + 1 WHERE seq = 3"],
+        ["UPDATE events SET epoch = 7 WHERE seq = 3"],
+        ["UPDATE events SET hash = (SELECT hash FROM events WHERE seq = 2) WHERE seq = 3"],
+        ["DELETE FROM events WHERE seq = 1"],
+        ["DELETE FROM events WHERE seq = 4"],
+        ["DELETE FROM events WHERE seq = 6"],
+        ["DELETE FROM events"],
+        ["DELETE FROM events WHERE seq = 4", "UPDATE events SET seq = seq - 1 WHERE seq > 4"],
+        [
+            "UPDATE events SET seq = 99 WHERE seq = 3",
+            "UPDATE events SET seq = 3 WHERE seq = 4",
+            "UPDATE events SET seq = 4 WHERE seq = 99",
+        ],
+        ["INSERT INTO events SELECT run_id, 7, epoch, at, payload, hash FROM events WHERE seq = 6"],
+        ["UPDATE runs SET last_seq = 5"],
+    ],
+    ids=[
+        "payload", "time", "epoch", "hash", "first removed", "middle removed", "last removed",
+        "all removed", "removed and renumbered", "reordered", "added", "head",
+    ],
+)  # fmt: skip
+def test_the_chain_shows_what_was_changed_removed_added_or_reordered(
+    journal: SqlJournal, url: str, chained: str, tampering: list[str]
+) -> None:
+    _do(url, *tampering)
+    with pytest.raises(DataError, match=chained):
+        journal.verify(chained)
