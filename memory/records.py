@@ -100,7 +100,7 @@ class Query:
     text: str
     k: int = 4
     kinds: tuple[str, ...] = ()
-    min_score: float = 0.30
+    min_score: float = 0.25
     without: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cluster.errors import DataError, InvalidInput
 from memory.embed import DIMENSION, MiniLM, Vectors
 from serve import intent_metrics as measure
+from serve.intent_fitting import fitted_views, logistic_fit, pooling_weights, temperature
 from serve.intent_views import (
     NEIGHBOURS,
     VIEWS,
@@ -29,19 +30,14 @@ from serve.intent_views import (
     Known,
     Pooling,
     Scores,
-    Vocabulary,
     disputed,
     evidence,
-    grams,
-    kernel,
     logistic,
     novelty,
-    softmax,
 )
 from serve.intents import FORMAT, OUT_OF_SCOPE, Curve
 
-GAMMA: Final = 2.0
-RIDGE: Final = 0.1
+MAX_EXAMPLES: Final = 20_000  # the kernel takes 4 bytes times their square
 _FOLDS: Final = 5
 _LEAST: Final = 4  # examples of an intent
 _NOVEL_SHARE: Final = 0.01  # of the examples; where the score is 0.5 without examples of outsiders
@@ -50,11 +46,16 @@ Example = tuple[str, str]
 Doubles = NDArray[np.float64]
 
 
-def train_from_file(source: Path, out: Path, seed: int = 0) -> dict[str, Any]:
-    """Train from a file and write the head to `out`; the metrics. Raises DataError for a file that
-    holds no examples."""
+def train_from_file(
+    source: Path, out: Path, seed: int = 0, more: Sequence[Example] = ()
+) -> dict[str, Any]:
+    """Train from a file and write the head to `out`; the metrics. `more` are examples to learn from
+    but not to be judged by. Raises DataError for a file that holds no examples."""
     examples = read_examples(source)
-    return train(examples, MiniLM().encode([text for text, _ in examples]), out, seed)
+    known = set(examples)
+    extra = [example for example in more if example not in known]
+    embeddings = MiniLM().encode([text for text, _ in [*examples, *extra]])
+    return train(examples, embeddings, out, seed, extra)
 
 
 def read_examples(source: Path) -> list[Example]:
@@ -74,50 +75,68 @@ def read_examples(source: Path) -> list[Example]:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What cross-validation says: `scores` of each example by views that never saw it."""
+    """What cross-validation says: `scores` of each example by views that never saw it. `mistaken`
+    has a place for every row learnt from; those that are not judged count as right."""
 
     scores: Scores
     pooling: Pooling
     mixed: Floats
     right: NDArray[np.bool_]
+    mistaken: NDArray[np.bool_]
 
     def evidence(self, excess: Floats) -> Doubles:
         """The evidence for each example, see intent_views."""
-        dispute = disputed(self.scores, ~self.right)
+        dispute = disputed(self.scores, self.mistaken)
         return evidence(self.mixed, self.pooling.each(self.scores), dispute, excess)
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Everything to learn from; the first `judged` rows are also what the head is judged by."""
+
+    texts: list[str]
+    embeddings: Floats
+    labels: Ints
+    intents: list[str]
+    judged: int
+
+    def fitted(self, rows: Ints) -> Known:
+        """The views, taught by these rows."""
+        return fitted_views(
+            [self.texts[i] for i in rows],
+            self.embeddings[rows],
+            self.labels[rows],
+            len(self.intents),
+        )
+
+
 def train(
-    examples: Sequence[Example], embeddings: Vectors, out: Path, seed: int = 0
+    examples: Sequence[Example],
+    embeddings: Vectors,
+    out: Path,
+    seed: int = 0,
+    extra: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """Train on the examples and write the head; the metrics. Same seed, same head.
 
-    Raises InvalidInput for fewer than two intents or fewer than 4 examples of one.
+    `extra` are learnt from but judge nothing; `embeddings` has a row for each example, then for
+    each extra one. Raises InvalidInput for fewer than two intents or fewer than 4 examples of one.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    intents, labels = _labelled(examples, embeddings)
+    taught = _taught(examples, extra, embeddings)
     # on a busy machine two BLAS threads wait for each other and take ten times as long as one
     with threadpool_limits(1):
-        return _train(examples, embeddings, intents, labels, out, seed)
+        return _train(taught, out, seed)
 
 
-def _train(
-    examples: Sequence[Example],
-    embeddings: Vectors,
-    intents: list[str],
-    labels: Ints,
-    out: Path,
-    seed: int,
-) -> dict[str, Any]:
-    texts = [text for text, _ in examples]
-    # as they will be stored, so that what is measured is what will run
-    stored = embeddings.astype(np.float16).astype(np.float32)
+def _train(taught: Taught, out: Path, seed: int) -> dict[str, Any]:
+    intents, labels = taught.intents, taught.labels[: taught.judged]
     outside = intents.index(OUT_OF_SCOPE) if OUT_OF_SCOPE in intents else None
-    judged = _judge(texts, stored, labels, len(intents), seed)
+    judged = _judge(taught, seed)
     excess = _excess(judged.mixed, judged.right)
     confidence = _unseen_confidence(judged, seed)
-    weights = _logistic_fit(judged.evidence(excess), judged.right)
+    weights = logistic_fit(judged.evidence(excess), judged.right)
     novel = novelty(judged.scores, judged.mixed, outside)
     strange, novel_weights = _novelty_fit(novel, labels, outside, seed)
     order = np.argsort(-confidence, kind="stable")
@@ -125,54 +144,71 @@ def _train(
     metrics = measure.described(
         intents, labels, judged.mixed, judged.right, confidence, curve, strange, outside
     )
-    known = _fitted(texts, stored, labels, len(intents))
+    metrics["learnt_from"] = len(taught.labels)
     parts = {
         "intents": np.array(intents),
         "pooling": np.array([judged.pooling.weights[view] for view in VIEWS]),
         "temperatures": np.array([judged.pooling.temperatures[view] for view in VIEWS]),
-        "mistaken": ~judged.right,
+        "mistaken": judged.mistaken,
         "excess": excess,
         "confidence_weights": weights,
         "novelty_weights": novel_weights,
         "curve": curve.confidence.astype(np.float32),
         "curve_right": curve.right,
     }
-    _write(out, known, parts, metrics)
+    _write(out, taught.fitted(np.arange(len(taught.labels))), parts, metrics)
     return metrics
 
 
-def _labelled(examples: Sequence[Example], embeddings: Vectors) -> tuple[list[str], Ints]:
-    if embeddings.shape != (len(examples), DIMENSION):
-        expected = f"the shape ({len(examples)}, {DIMENSION})"
+def _taught(examples: Sequence[Example], extra: Sequence[Example], embeddings: Vectors) -> Taught:
+    together = [*examples, *extra]
+    if embeddings.shape != (len(together), DIMENSION):
+        expected = f"the shape ({len(together)}, {DIMENSION})"
         raise InvalidInput("embeddings", embeddings.shape, expected)
+    if len(together) > MAX_EXAMPLES:
+        raise InvalidInput("examples", len(together), f"at most {MAX_EXAMPLES}")
     counts = Counter(intent for _, intent in examples)
     if len(counts) < 2:
         raise InvalidInput("examples", sorted(counts), "at least two intents")
     few = {intent: count for intent, count in counts.items() if count < _LEAST}
     if few:
         raise InvalidInput("examples", few, f"at least {_LEAST} of every intent")
+    if unknown := {intent for _, intent in extra} - set(counts):
+        raise InvalidInput("extra examples", sorted(unknown), "intents of the examples")
     intents = sorted(counts)
-    return intents, np.array([intents.index(intent) for _, intent in examples], np.int64)
+    return Taught(
+        [text for text, _ in together],
+        # as they will be stored, so that what is measured is what will run
+        embeddings.astype(np.float16).astype(np.float32),
+        np.array([intents.index(intent) for _, intent in together], np.int64),
+        intents,
+        len(examples),
+    )
 
 
-def _judge(texts: list[str], embeddings: Floats, labels: Ints, count: int, seed: int) -> Judged:
-    views = {view: np.zeros((len(labels), count), np.float32) for view in VIEWS}
+def _judge(data: Taught, seed: int) -> Judged:
+    labels = data.labels[: data.judged]
+    beside = np.arange(data.judged, len(data.labels))
+    views = {view: np.zeros((len(labels), len(data.intents)), np.float32) for view in VIEWS}
     # the smallest part to learn from: a tiny set may hold fewer texts than neighbours asked for
     near = min(NEIGHBOURS, *(len(taught) for taught, _ in _folds(labels, seed)))
     who = np.zeros((len(labels), near), np.int64)
     similarity = np.zeros((len(labels), near), np.float32)
     for taught, unseen in _folds(labels, seed):
-        known = _fitted([texts[i] for i in taught], embeddings[taught], labels[taught], count)
-        found = known.scores(embeddings[unseen], [texts[i] for i in unseen])
+        rows = np.concatenate([taught, beside])
+        texts = [data.texts[i] for i in unseen]
+        found = data.fitted(rows).scores(data.embeddings[unseen], texts)
         for view in VIEWS:
             views[view][unseen] = found.views[view]
-        who[unseen] = taught[found.who[:, :near]]
+        who[unseen] = rows[found.who[:, :near]]
         similarity[unseen] = found.similarity[:, :near]
     scores = Scores(views, who, similarity)
-    temperatures = {view: _temperature(views[view], labels) for view in VIEWS}
-    pooling = Pooling(_weights(scores, temperatures, labels), temperatures)
+    temperatures = {view: temperature(views[view], labels) for view in VIEWS}
+    pooling = Pooling(pooling_weights(scores, temperatures, labels), temperatures)
     mixed = pooling.mixed(scores)
-    return Judged(scores, pooling, mixed, mixed.argmax(axis=1) == labels)
+    right = mixed.argmax(axis=1) == labels
+    mistaken = np.concatenate([~right, np.zeros(len(beside), bool)])
+    return Judged(scores, pooling, mixed, right, mistaken)
 
 
 def _folds(labels: Ints, seed: int) -> Iterable[tuple[Ints, Ints]]:
@@ -182,89 +218,6 @@ def _folds(labels: Ints, seed: int) -> Iterable[tuple[Ints, Ints]]:
     folds = StratifiedKFold(count, shuffle=True, random_state=seed)
     result: Iterable[tuple[Ints, Ints]] = folds.split(np.zeros(len(labels)), labels)
     return result
-
-
-def _fitted(texts: list[str], embeddings: Floats, labels: Ints, count: int) -> Known:
-    from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
-
-    matrix = kernel(embeddings @ embeddings.T, GAMMA)
-    matrix[np.diag_indices(len(matrix))] += RIDGE
-    factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    alphas = cho_solve(factor, np.eye(count, dtype=np.float32)[labels], check_finite=False)
-    vocabulary = _vocabulary(texts)
-    weights, bias = _words_fit(vocabulary, texts, labels, count)
-    return Known(
-        embeddings=embeddings,
-        labels=labels,
-        alphas=alphas.astype(np.float16).astype(np.float32),
-        gamma=GAMMA,
-        vocabulary=vocabulary,
-        word_weights=weights.astype(np.float16).astype(np.float32),
-        word_bias=bias,
-    )
-
-
-def _vocabulary(texts: list[str]) -> Vocabulary:
-    """The grams of at least two texts: what one customer wrote once teaches nothing."""
-    seen: Counter[int] = Counter()
-    for text in texts:
-        wholes, parts = grams(text)
-        seen.update(wholes.keys() | parts.keys())
-    frequent = sorted(key for key, number in seen.items() if number >= 2)
-    counts = np.array([seen[key] for key in frequent], np.float64)
-    weights = np.log((1 + len(texts)) / (1 + counts)) + 1
-    hashes = np.array(frequent or [0], np.int64)
-    return Vocabulary(hashes, (weights if frequent else np.ones(1)).astype(np.float32))
-
-
-def _words_fit(
-    vocabulary: Vocabulary, texts: list[str], labels: Ints, count: int
-) -> tuple[Floats, Floats]:
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
-    from sklearn.svm import LinearSVC
-
-    rows = [vocabulary.row(text) for text in texts]
-    starts = np.cumsum([0, *(len(positions) for positions, _ in rows)])
-    matrix = csr_matrix(
-        (np.concatenate([v for _, v in rows]), np.concatenate([p for p, _ in rows]), starts),
-        shape=(len(texts), len(vocabulary.hashes)),
-    )
-    model = LinearSVC(C=0.5, random_state=0).fit(matrix, labels)
-    weights, bias = model.coef_.T, model.intercept_
-    if count == 2:  # one column stands for both
-        weights, bias = np.hstack([-weights, weights]), np.array([-bias[0], bias[0]])
-    return weights.astype(np.float32), bias.astype(np.float32)
-
-
-def _temperature(scores: Floats, labels: Ints) -> float:
-    """The factor that makes softmax(factor x scores) as likely as possible."""
-    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-
-    rows = np.arange(len(labels))
-
-    def surprise(power: float) -> float:
-        likely = softmax(scores * np.float32(np.exp(power)))[rows, labels]
-        return float(-np.log(likely + 1e-12).mean())
-
-    return float(np.exp(minimize_scalar(surprise, bounds=(-4, 6), method="bounded").x))
-
-
-def _weights(scores: Scores, temperatures: dict[str, float], labels: Ints) -> dict[str, float]:
-    """The weights under which the views together find the labels most likely."""
-    from scipy.optimize import minimize
-
-    rows = np.arange(len(labels))
-
-    def named(powers: Doubles) -> dict[str, float]:
-        return dict(zip(VIEWS, np.exp(powers).tolist(), strict=True))
-
-    def surprise(powers: Doubles) -> float:
-        likely = Pooling(named(powers), temperatures).mixed(scores)[rows, labels]
-        return float(-np.log(likely + 1e-12).mean())
-
-    start = np.log([temperatures[view] / len(VIEWS) for view in VIEWS])
-    limits = {"maxiter": 150, "xatol": 0.02, "fatol": 1e-5}
-    return named(minimize(surprise, start, method="Nelder-Mead", options=limits).x)
 
 
 def _excess(mixed: Floats, right: NDArray[np.bool_]) -> Floats:
@@ -277,26 +230,13 @@ def _excess(mixed: Floats, right: NDArray[np.bool_]) -> Floats:
     return result
 
 
-def _logistic_fit(rows: Doubles, answers: NDArray[np.bool_]) -> Doubles:
-    from sklearn.linear_model import LogisticRegression
-
-    if answers.all() or not answers.any():  # nothing to tell apart: the rule of succession
-        share = (answers.sum() + 1) / (len(answers) + 2)
-        return np.append(np.zeros(rows.shape[1]), np.log(share / (1 - share)))
-    # scaled for the fit only, so that the penalty means the same for every column
-    middle, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
-    model = LogisticRegression(C=1.0, max_iter=1000).fit((rows - middle) / spread, answers)
-    weights = model.coef_[0] / spread
-    return np.append(weights, model.intercept_[0] - weights @ middle)
-
-
 def _unseen_confidence(judged: Judged, seed: int) -> Doubles:
     """Each example's confidence by a calibration that did not see it."""
     found = np.zeros(len(judged.right))
     for taught, unseen in _folds_of(judged.right, seed + 1):
         excess = _excess(judged.mixed[taught], judged.right[taught])
         part = judged.evidence(excess)
-        found[unseen] = logistic(part[unseen], _logistic_fit(part[taught], judged.right[taught]))
+        found[unseen] = logistic(part[unseen], logistic_fit(part[taught], judged.right[taught]))
     return found
 
 
@@ -317,8 +257,8 @@ def _novelty_fit(
         strange = labels == outside
         found = np.zeros(len(labels))
         for taught, unseen in _folds_of(strange, seed + 1):
-            found[unseen] = logistic(rows[unseen], _logistic_fit(rows[taught], strange[taught]))
-        return found, _logistic_fit(rows, strange)
+            found[unseen] = logistic(rows[unseen], logistic_fit(rows[taught], strange[taught]))
+        return found, logistic_fit(rows, strange)
     # without outsiders to learn from: 0.5 where only a hundredth of the examples is stranger
     far = rows / (rows.std(axis=0) + 1e-9)
     total = far.sum(axis=1)

@@ -197,11 +197,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--from", dest="source", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True)
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument(
+        "--made", type=int, default=0, help="also learn from this many made tickets an intent"
+    )
     given = parser.parse_args(arguments)
+    from serve.distill.intent_examples import made_examples
     from serve.intent_training import train_from_file
 
     try:
-        metrics = train_from_file(given.source, given.out, given.seed)
+        more = made_examples(given.made, given.seed)
+        metrics = train_from_file(given.source, given.out, given.seed, more)
     except MainspringError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

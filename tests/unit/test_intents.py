@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.errors import DataError, InvalidInput
 from memory.embed import MiniLM, Vectors
+from serve.distill.intent_examples import made_examples
 from serve.intent_metrics import auroc, calibration_error, promise_kept, recommended
 from serve.intent_training import read_examples, train
 from serve.intent_views import Vocabulary, grams, nearest
@@ -101,6 +103,26 @@ def test_the_same_seed_trains_the_same_head(
     with np.load(tmp_path / "head.npz") as one, np.load(folder / "head.npz") as other:
         assert sorted(one.files) == sorted(other.files)
         assert all(np.array_equal(one[name], other[name]) for name in one.files)
+
+
+def test_extra_examples_teach_and_judge_nothing(
+    encoder: MiniLM, embeddings: Vectors, tmp_path: Path
+) -> None:
+    extra = [(f"my kettle whistles a tune {n}", "return_item") for n in range(6)]
+    together = np.concatenate([embeddings, encoder.encode([text for text, _ in extra])])
+    metrics = train(EXAMPLES, together, tmp_path, extra=extra)
+    assert (metrics["examples"], metrics["learnt_from"]) == (len(EXAMPLES), len(EXAMPLES) + 6)
+    score = scored(IntentHead.load(tmp_path), encoder, "the kettle whistles a tune")
+    assert score.intent == "return_item"
+    with pytest.raises(InvalidInput, match="unheard"):
+        train(EXAMPLES, together, tmp_path, extra=[(text, "unheard") for text, _ in extra])
+
+
+def test_made_examples_look_as_the_head_sees_tickets() -> None:
+    made = made_examples(30, seed=1)
+    assert made == made_examples(30, seed=1)
+    assert len({intent for _, intent in made}) == 16
+    assert not any(re.search(r"LO-\d", text) for text, _ in made)
 
 
 def test_metrics_carry_their_counts(head: IntentHead) -> None:

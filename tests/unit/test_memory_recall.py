@@ -14,12 +14,12 @@ def test_hits_come_best_first_with_their_reasons() -> None:
         Query("shop", "how do I pay"),
     )
     assert [h.score for h in hits] == [0.8, 0.5]
-    assert hits[0].reason == ("similarity 0.80 (at least 0.30), among the 4 nearest of kind policy")
+    assert hits[0].reason == ("similarity 0.80 (at least 0.25), among the 4 nearest of kind policy")
 
 
 def test_what_is_not_relevant_does_not_come_even_when_k_is_not_filled() -> None:
-    assert rank([found("policy", "pay by card", 0.29)], Query("shop", "lamp")) == []
-    assert len(rank([found("policy", "pay by card", 0.30)], Query("shop", "lamp"))) == 1
+    assert rank([found("policy", "pay by card", 0.24)], Query("shop", "lamp")) == []
+    assert len(rank([found("policy", "pay by card", 0.25)], Query("shop", "lamp"))) == 1
 
 
 def test_many_tickets_do_not_drown_the_policies() -> None:
