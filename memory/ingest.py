@@ -1,8 +1,8 @@
 """Files become records, with their source and their time.
 
 `.md` and `.txt` files are cut into passages with sources such as `policy:returns.md#2`. Each line
-of a `.jsonl` file is one record: `text`, and if given `id` or `source`, `event_at` (seconds or ISO
-8601), `meta`; other plain values go into meta. A file or line that can't be read becomes a problem
+of a `.jsonl` file is one record: `text`, and if given `id` or `source`, `event_at` or `closed`
+(seconds or ISO 8601), `meta`; other plain values go into meta. A file or line that can't be read becomes a problem
 in the report and stops nothing else.
 """
 
@@ -123,9 +123,8 @@ def _from_row(row: dict[str, Any], place: str, tenant: str, kind: str, written: 
     known = {"text", "id", "source", "event_at", "meta"}
     flat = {**{k: v for k, v in row.items() if k not in known}, **(nested or {})}
     meta = {k: str(v) for k, v in flat.items() if isinstance(v, str | int | float | bool)}
-    return Record(
-        tenant, kind, str(named), row.get("text", ""), _moment(row.get("event_at"), written), meta
-    )
+    event_at = _moment(row.get("event_at", row.get("closed")), written)
+    return Record(tenant, kind, str(named), row.get("text", ""), event_at, meta)
 
 
 def _moment(value: object, otherwise: float) -> float:

@@ -35,7 +35,7 @@ def test_lines_keep_their_own_id_time_and_fields(tmp_path: Path) -> None:
     rows = [
         {"id": "PT-014", "text": "It broke.", "event_at": "2026-05-12T08:00:00Z", "intent": "x"},
         {"text": "No id.", "event_at": 12.5, "meta": {"answer": "Sorry."}, "list": [1]},
-        {"source": "desk:7", "text": "Own source."},
+        {"source": "desk:7", "text": "Own source.", "closed": "2026-05-12"},
     ]
     write(tmp_path, "past.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
     first, second, third = read(tmp_path, "shop", "ticket").records
@@ -43,7 +43,7 @@ def test_lines_keep_their_own_id_time_and_fields(tmp_path: Path) -> None:
     assert dict(first.meta) == {"intent": "x"}
     assert (second.source, second.event_at) == ("ticket:past.jsonl#2", 12.5)
     assert dict(second.meta) == {"answer": "Sorry."}
-    assert (third.source, third.event_at) == ("desk:7", 1_700_000_000.0)
+    assert (third.source, third.event_at) == ("desk:7", 1_778_544_000.0)
 
 
 def test_what_can_not_be_read_is_reported_and_stops_nothing(tmp_path: Path) -> None:
