@@ -2,8 +2,8 @@
 
 `.md` and `.txt` files are cut into passages with sources such as `policy:returns.md#2`. Each line
 of a `.jsonl` file is one record: `text`, and if given `id` or `source`, `event_at` or `closed`
-(seconds or ISO 8601), `meta`; other plain values go into meta. A file or line that can't be read becomes a problem
-in the report and stops nothing else.
+(seconds or ISO 8601), `meta`; other plain values go into meta. A file or line
+that can't be read becomes a problem in the report and stops nothing else.
 """
 
 import json
