@@ -33,7 +33,7 @@ from memory.service import Memory
 from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
-from serve.engines import engine_application
+from serve.engines import deploy_engines
 from serve.gateway import gateway_application
 from serve.workplace import make_workflows
 
@@ -91,10 +91,11 @@ def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
         )
         start_directory(DIRECTORY)
     with _phase(stack, "deploy", progress):
-        _deploy(settings, heads, stack.key)
+        engines = _deploy(settings, heads, stack.key)
         _start_actors(settings, stack.key)
     with _phase(stack, "engines", progress):
-        _wait_for_applications(settings, progress)
+        ray.get(engines, timeout=READY_TIMEOUT_S)
+        _wait_for_applications(progress)
     return stack
 
 
@@ -103,18 +104,12 @@ def names(settings: Settings) -> Names:
     return Names(CONNECTOR, tuple(f"host-{i}" for i in range(settings.agents.hosts)))
 
 
-def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
+def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> Any:
+    """Hand everything to Serve; the reference of the task that deploys the engines."""
     host = "127.0.0.1" if settings.ray.address is None else "node"
-    targets = [
-        ray_serve.RunTarget(
-            engine_application(model, directory=DIRECTORY, secret=secret, host=host),
-            name=f"engine-{model.id}",
-            route_prefix=None,
-        )
-        for model in settings.models
-    ]
+    engines = deploy_engines(settings.models, directory=DIRECTORY, secret=secret, host=host)
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
-    targets.append(ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None))
+    targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
     gateway = gateway_application(
         _with_own_key(settings.gateway, secret),
         settings.models,
@@ -124,6 +119,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     )
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)
+    return engines
 
 
 def _with_own_key(section: GatewaySection, secret: str) -> GatewaySection:
@@ -168,7 +164,7 @@ def _start_actors(settings: Settings, secret: str) -> None:
     )
 
 
-def _wait_for_applications(settings: Settings, progress: Progress) -> None:
+def _wait_for_applications(progress: Progress) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     told = ""
     while True:

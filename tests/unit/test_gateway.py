@@ -23,8 +23,8 @@ from cluster.ids import SystemClock
 from cluster.settings import GatewaySection, ModelSection
 from serve.catalog import Catalog
 from serve.directory import Directory, Replica
-from serve.engines import Listener
 from serve.gateway import build_app
+from serve.listener import Listener
 from serve.metering import Meter
 from serve.router import Router
 
