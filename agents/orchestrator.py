@@ -245,9 +245,11 @@ class Orchestrator:
             delay = min(delay * 2, _MAX_BACKOFF_S)
 
     async def _claim(self, run_id: str, reason: str) -> int:
-        epoch = await self._write(self._journal.claim, run_id, reason)
-        self._states.pop(run_id, None)
-        return epoch
+        try:
+            return await self._write(self._journal.claim, run_id, reason)
+        finally:
+            # A write whose answer was lost may have been done: the journal knows, memory does not.
+            self._states.pop(run_id, None)
 
     async def _work(self, run_id: str, epoch: int) -> None:
         state = await self._state(run_id)
@@ -271,6 +273,9 @@ class Orchestrator:
         failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
         try:
             state = await self._state(run_id)
+            if state.ended is not None:
+                await self._ended(state)
+                return True
             state = await self._append(run_id, state.epoch, [failed])
             if state.failures < MAX_FAILURES:
                 return False
@@ -281,7 +286,7 @@ class Orchestrator:
             await self._append(
                 run_id, state.epoch, [RunEnded(decision="escalated", reason=why, result={})]
             )
-        except (StaleEpoch, Conflict):
+        except StaleEpoch:
             return True
         except (MainspringError, RayError) as error:
             log.error("run %s: the hand-over failed too: %s", run_id, error)
