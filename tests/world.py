@@ -1,0 +1,220 @@
+"""One machine in one process: the real orchestrator, host, connector and journal, without Ray.
+
+What crosses an actor's border is pickled, as Ray would. Every border and every journal write is
+a named point where a fault can be planted:
+  Crash       everything in memory is gone; files stay
+  HostLost    the agent host's process died
+  any error   is raised there
+"""
+
+import asyncio
+import inspect
+import pickle
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from agents.events import Event
+from agents.host import AgentHost, Workflow
+from agents.journal import Journal
+from agents.journal_sql import SqlJournal
+from agents.orchestrator import NAME, Names, Orchestrator
+from agents.policy import Policy
+from agents.state import RunState
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import AgentsSection
+from tests.fakes import POLICY, THRESHOLDS, connector
+
+
+class Crash(BaseException):
+    """Not an Exception: nobody catches a power cut."""
+
+
+class HostLost(BaseException):
+    """The host's process is gone; its caller sees Ray's RayActorError."""
+
+
+class World:
+    """`faults` maps a point's name to the errors to raise there, one a passing. `trace` lists the
+    points that were passed."""
+
+    def __init__(self, folder: Path, workflow: Workflow, section: AgentsSection) -> None:
+        self.faults: dict[str, list[BaseException]] = {}
+        self.trace: list[str] = []
+        self.dead = False
+        self.hosts = 0
+        self._folder = folder
+        self._workflow = workflow
+        self._section = section
+        self._actors: dict[str, Any] = {}
+        self.start()
+
+    def start(self) -> None:
+        """A new life on the same files."""
+        self.dead = False
+        self.connector = connector(self._folder)
+        self.journal = SqlJournal("sqlite:///journal.db", self._folder, SystemClock(), SystemIds())
+        self.orchestrator = Orchestrator(
+            lambda: PointedJournal(self.journal, self),
+            lambda: Policy.load(POLICY),
+            self._section,
+            THRESHOLDS,
+            Names("connector", ("host-0", "host-1")),
+        )
+        self._actors = {NAME: self.orchestrator, "connector": self.connector}
+
+    def actor(self, name: str) -> "Handle":
+        """What `cluster.session.actor` gives; a host is started when it is first asked for."""
+        if name.startswith("host") and name not in self._actors:
+            self.hosts += 1
+            self._actors[name] = AgentHost(lambda: {"support": self._workflow})
+        return Handle(self, name)
+
+    def target(self, name: str) -> Any:
+        self.actor(name)
+        return self._actors[name]
+
+    def lose(self, host: str) -> None:
+        """Drop the host, with all that it held in memory."""
+        self._actors.pop(host, None)
+
+    def point(self, name: str) -> None:
+        if self.dead:
+            raise Crash
+        self.trace.append(name)
+        planted = self.faults.get(name)
+        if planted:
+            fault = planted.pop(0)
+            self.dead = self.dead or isinstance(fault, Crash)
+            raise fault
+
+    async def submit(self, key: str, ticket: str, agent: str = "support/C-1006") -> str:
+        given = {"ticket": ticket, "head": "support"}
+        return await self.orchestrator.submit("default", key, "support", agent, given)
+
+    async def ended(self, *run_ids: str) -> list[RunState]:
+        """The states of these runs once all have ended; TimeoutError when they do not."""
+        async with asyncio.timeout(20):
+            while True:
+                states = await self.orchestrator.wait(list(run_ids), 5.0)
+                if len(states) == len(run_ids):
+                    return states
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.002)
+
+    async def stop(self) -> None:
+        """End this life: no task of it runs on."""
+        self.dead = True
+        orchestrator = self.orchestrator
+        tasks = [orchestrator._dispatcher, *orchestrator._driving.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        orchestrator._writer.shutdown(wait=True)
+        self.journal.close()
+        self.connector._desk.close()
+
+
+class PointedJournal:
+    """A journal whose writes are points of the world."""
+
+    def __init__(self, inner: Journal, world: World) -> None:
+        self._inner = inner
+        self._world = world
+
+    def create(
+        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
+    ) -> tuple[str, bool]:
+        self._world.point("before create")
+        created = self._inner.create(tenant, key, workflow, agent, given)
+        self._world.point("after create")
+        return created
+
+    def claim(self, run_id: str, reason: str) -> int:
+        self._world.point("before claim")
+        epoch = self._inner.claim(run_id, reason)
+        self._world.point("after claim")
+        return epoch
+
+    def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
+        what = "+".join(_label(p) for p in payloads)
+        self._world.point(f"before append {what}")
+        events = self._inner.append(run_id, epoch, payloads)
+        self._world.point(f"after append {what}")
+        return events
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Handle:
+    """An actor's handle: `.method.remote(...)` starts the call and returns an awaitable."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._name = name
+
+    def __getattr__(self, method: str) -> "Method":
+        return Method(self._world, self._name, method)
+
+
+class Method:
+    def __init__(self, world: World, name: str, method: str) -> None:
+        self._world = world
+        self._name = name
+        self._method = method
+
+    def remote(self, *args: Any) -> Awaitable[Any]:
+        return asyncio.ensure_future(self._call(args))
+
+    async def _call(self, args: tuple[Any, ...]) -> Any:
+        label = self._label(args)
+        self._world.point(f"before {label}")
+        target = self._world.target(self._name)
+        try:
+            result = getattr(target, self._method)(*_crossed(args))
+            if inspect.isawaitable(result):
+                result = await result
+        except HostLost:
+            if not self._name.startswith("host"):
+                raise
+            self._world.lose(self._name)
+            raise RayActorError from None
+        except Exception as error:
+            raise _crossed(error) from None
+        self._world.point(f"after {label}")
+        return _crossed(result)
+
+    def _label(self, args: tuple[Any, ...]) -> str:
+        who = self._name.partition("-")[0]
+        if self._method == "act":
+            return f"{who} act {args[2]}"
+        if self._method == "append":
+            return f"{who} append {'+'.join(_label(p) for p in args[2])}"
+        if self._method == "call":
+            return f"{who} {args[0]}"
+        return f"{who} {self._method}"
+
+
+def _label(payload: Any) -> str:
+    name = getattr(payload, "step", "") or getattr(payload, "phase", "")
+    return f"{payload.kind} {name}".strip()
+
+
+def _crossed(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Let orchestrator and host find each other in `world`, and retry without waiting."""
+    monkeypatch.setattr("agents.orchestrator.actor", world.actor)
+    monkeypatch.setattr("agents.host.actor", world.actor)
+    monkeypatch.setattr("agents.orchestrator._BACKOFF_S", 0.001)
+    monkeypatch.setattr("agents.orchestrator._MAX_BACKOFF_S", 0.01)
+    monkeypatch.setattr("ray.cancel", lambda *_args, **_options: None)
