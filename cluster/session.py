@@ -3,6 +3,7 @@
 `cluster.environment.prepare` comes first, before this module is imported.
 """
 
+import logging
 import os
 import time
 from typing import Any, Final
@@ -22,7 +23,11 @@ def start(section: RaySection) -> str:
 
     Raises Unavailable when Ray can't be started or reached.
     """
-    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False}
+    options: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
     if section.address:
         options["address"] = section.address
     else:

@@ -5,11 +5,13 @@ them an `import vllm`) side by side, and reports each phase as it goes.
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
+import io
+import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +27,7 @@ from agents.journal_sql import SqlJournal
 from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.orchestrator import Names, Orchestrator
 from agents.policy import Policy
-from cluster.errors import DeadlineExceeded
+from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start
 from cluster.settings import GatewaySection, Settings, infra_path
@@ -83,6 +85,7 @@ def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
     part that could not start gave.
     """
     stack = Stack(settings, new_secret())
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _phase(stack, "ray", progress):
         stack.gcs_address = start(settings.ray)
         ray_serve.start(
@@ -171,7 +174,7 @@ def _wait_for_applications(progress: Progress) -> None:
         applications = ray_serve.status().applications
         for name, application in applications.items():
             if application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
-                raise DeadlineExceeded(f"{name} ({application.message})", 0.0)
+                raise Unavailable(name, _why(application))
         missing = sorted(n for n, a in applications.items() if a.status != "RUNNING")
         if not missing:
             return
@@ -181,6 +184,12 @@ def _wait_for_applications(progress: Progress) -> None:
             progress(f"waiting for {now}")
             told = now
         time.sleep(0.5)
+
+
+def _why(application: Any) -> str:
+    """The most telling message of an application that did not start: its deployments' own."""
+    messages = [d.message for d in application.deployments.values() if d.message]
+    return " ".join((messages or [application.message])[0].split())[-600:]
 
 
 async def until_ready(stack: Stack, progress: Progress, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -205,12 +214,15 @@ async def until_ready(stack: Stack, progress: Progress, timeout_s: float = READY
 
 def down() -> None:
     """Drain Serve and leave Ray; quietly when nothing was started."""
-    if ray.is_initialized():
+    if not ray.is_initialized():
+        return
+    # Serve ends its controller while calls to it are open, and Ray prints a line about each.
+    with contextlib.redirect_stderr(io.StringIO()):
         ray_serve.shutdown()
         ray.shutdown()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _phase(stack: Stack, name: str, progress: Progress) -> Iterator[None]:
     progress(f"starting {name}")
     started = time.monotonic()

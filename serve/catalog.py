@@ -81,6 +81,12 @@ def resolve_source(source: str, folder: Path = _CHECKPOINTS) -> str:
 
 
 def head_folder(name: str, folder: Path = _CHECKPOINTS / "intents") -> Path:
-    """The folder of an intent head: `name` as a path when it is one, else what ships."""
+    """The folder of an intent head: `name` as a path when it is one, else what ships.
+
+    Raises ConfigError when there is no trained head.
+    """
     path = Path(name)
-    return path if path.is_dir() else folder / name
+    path = path if path.is_dir() else folder / name
+    if not (path / "metrics.json").is_file():
+        raise ConfigError("support.intents", name, "a folder that `mainspring intents train` made")
+    return path

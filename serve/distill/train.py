@@ -17,14 +17,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
 from serve.distill.corpus import TASKS, examples
+from serve.distill.drills import copy_drill
 from serve.distill.packing import IGNORED, Batch, Encoded, batches
-from serve.distill.shapes import new_model, parameters, save
+from serve.distill.shapes import load, new_model, parameters, save
 from serve.distill.tokenizer import build_tokenizer, encode
 
 LENGTH: Final = 512
@@ -33,6 +35,7 @@ VALIDATION_SEED: Final = 1_000_003
 _SAVE_EVERY_S: Final = 240.0
 _REPORT_EVERY: Final = 20
 _CHECK_EVERY: Final = 100
+_DRILLED: Final = 0.4
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Options:
     rows: int
     rate: float
     compiled: bool
+    start: str = ""
 
 
 @dataclass
@@ -62,7 +66,11 @@ def train(options: Options, out: Path, *, resume: bool) -> None:
     """Train, print progress, and write the checkpoint folder `out`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer(1)
-    model = new_model(options.model, tokenizer, options.seed).to(device)
+    if options.start:
+        model, tokenizer = load(Path(options.start))
+        model.to(device)
+    else:
+        model = new_model(options.model, tokenizer, options.seed).to(device)
     optimizers = _optimizers(model, options.rate)
     progress = Progress()
     if resume:
@@ -149,10 +157,18 @@ def _stream(options: Options, tokenizer: Any, progress: Progress) -> Iterator[Ba
     def encoded() -> Iterator[Encoded]:
         chats = examples(options.model, "train", options.seed)
         for example in islice(chats, progress.chats, None):
+            rng = Random(f"drill/{options.seed}/{progress.chats}")
             progress.chats += 1
             yield encode(tokenizer, example)
+            if options.model == "routine" and rng.random() < _drill_share(options, progress):
+                yield copy_drill(rng, tokenizer)
 
     return batches(encoded(), options.rows, LENGTH)
+
+
+def _drill_share(options: Options, progress: Progress) -> float:
+    """Copying is learned first: it is what drafting from evidence is made of."""
+    return 0.9 if _done(options, progress) < _DRILLED else 0.1
 
 
 def _validation(options: Options, tokenizer: Any) -> list[Batch]:
@@ -229,12 +245,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rows", type=int, default=8, help="rows of 512 tokens a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--start", default="", help="a checkpoint folder to start from")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     parser.add_argument("--no-compile", action="store_true", help="don't use torch.compile")
     args = parser.parse_args()
     compiled = not args.no_compile and shutil.which("g++") is not None
     options = Options(
-        args.model, args.minutes, args.steps, args.seed, args.rows, args.rate, compiled
+        args.model, args.minutes, args.steps, args.seed, args.rows, args.rate, compiled, args.start
     )
     train(options, args.out, resume=args.resume)
 
