@@ -1,0 +1,55 @@
+"""The README can't drift from what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serve.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+COMMANDS = re.findall(r"^\| `mainspring ([a-z ]+)` \|", README, re.MULTILINE)
+
+
+def test_the_readme_lists_commands() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_has_help(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    assert "Usage" in shown.output
+
+
+def test_every_command_is_in_the_readme() -> None:
+    ours = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None
+            ours.add(f"{group.name} {command.name or command.callback.__name__}")
+    assert ours == set(COMMANDS)
+
+
+@pytest.mark.parametrize("flag", ["--exit", "--report", "--data", "--tickets", "--seed"])
+def test_the_demo_has_the_flags_that_the_readme_names(flag: str) -> None:
+    assert flag in README
+    assert flag in CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "200"}).output
+
+
+def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"make ([a-z]+)\b(?!-)", README))
+    assert {"demo", "test", "check", "bench", "setup"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_paths_that_the_readme_names_are_there() -> None:
+    paths = set(re.findall(r"`((?:infra|serve|agents|cluster|memory)/[\w./-]+)`", README))
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
