@@ -42,7 +42,7 @@ def test_the_demo_has_the_flags_that_the_readme_names(flag: str) -> None:
 
 def test_every_make_target_of_the_readme_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"make ([a-z]+)\b(?!-)", README))
+    targets = set(re.findall(r"(?:`|^    )make ([a-z]+)\b(?!-)", README, re.MULTILINE))
     assert {"demo", "test", "check", "bench", "setup"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
