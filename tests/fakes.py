@@ -1,7 +1,7 @@
 """Stand-ins for what a test must not need: models, memory, time, chance, other processes."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,11 +218,3 @@ class Office:
         )  # fmt: skip
         self.events.append(event)
         self.state = apply(self.state, event)
-
-
-class RemoteMethod:
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def remote(self, *args: Any) -> Any:
-        return self._call(*args)
