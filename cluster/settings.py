@@ -24,6 +24,8 @@ from pydantic_settings import (
 from cluster.errors import ConfigError
 
 ENV_PREFIX = "MAINSPRING_"
+# MAINSPRING_STACK marks a stack's processes, MAINSPRING_EXTRA chooses what `make setup` installs.
+_READ_ELSEWHERE = {"stack", "extra"}
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 
 
@@ -270,7 +272,7 @@ def _unreadable_variable(error: SettingsError) -> ConfigError:
 
 def unknown_variables(environ: dict[str, str]) -> list[str]:
     """MAINSPRING_ variables that set nothing, so that a typing mistake is seen."""
-    known = set(Settings.model_fields)
+    known = set(Settings.model_fields) | _READ_ELSEWHERE
     return sorted(
         name
         for name in environ

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from cluster.errors import ConfigError
 from cluster.settings import Settings, unknown_variables
 from serve.catalog import resolve_source
 from serve.running import is_free, read
@@ -107,16 +108,23 @@ def _ports(settings: Settings) -> Iterator[Line]:
 
 def _models(settings: Settings) -> Iterator[Line]:
     for model in settings.models:
-        source = resolve_source(model.source)
-        local = model.source.startswith("checkpoint:") or source.startswith("/")
-        if local and not (Path(source) / "config.json").is_file():
+        try:
+            source = resolve_source(model.source)
+        except ConfigError as error:
+            yield Line("missing", f"model {model.id}", str(error))
+            continue
+        if source.startswith("/") and not (Path(source) / "config.json").is_file():
             yield Line("missing", f"model {model.id}", f"no checkpoint at {source}")
         else:
             yield Line("ok", f"model {model.id}", model.source)
 
 
 def _stores(settings: Settings) -> Iterator[Line]:
-    url = make_url(settings.journal.url)
+    try:
+        url = make_url(settings.journal.url)
+    except SQLAlchemyError:
+        yield Line("missing", "journal", f"{settings.journal.url} is no database URL")
+        return
     if url.get_backend_name() == "sqlite":
         writable = os.access(_nearest(settings.data_dir), os.W_OK)
         yield Line("ok" if writable else "missing", "journal", f"SQLite in {settings.data_dir}")
