@@ -151,6 +151,7 @@ def test_variables_that_set_nothing_are_listed() -> None:
         "MAINSPRING_GATEWAY__PORT": "1",
         "MAINSPRING_GATWAY__PORT": "1",
         "MAINSPRING_TENNANT": "x",
+        "MAINSPRING_EXTRA": "gpu",
         "OTHER": "x",
     }
     assert unknown_variables(environ) == ["MAINSPRING_GATWAY__PORT", "MAINSPRING_TENNANT"]
