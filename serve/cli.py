@@ -107,12 +107,14 @@ def doctor(profile: str | None = PROFILE) -> None:
 def intents_train(
     source: Path = typer.Option(..., "--from", help="JSONL (text, intent) or CSV (text, category)"),
     out: Path = typer.Option(..., help="Folder for the head and its metrics."),
-    seed: int = typer.Option(7),
+    seed: int = typer.Option(0),
+    made: int = typer.Option(0, help="Learn from this many made shop tickets an intent as well."),
 ) -> None:
     """Train an intent head from labelled examples and store it with its metrics."""
+    from serve.distill.intent_examples import made_examples
     from serve.intent_training import train_from_file
 
-    metrics = train_from_file(source, out, seed)
+    metrics = train_from_file(source, out, seed, made_examples(made, seed))
     console.print_json(json.dumps(metrics))
 
 
