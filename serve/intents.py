@@ -1,6 +1,6 @@
 """What a customer wants: intent heads on MiniLM embeddings, with a confidence that can be trusted.
 
-A head is a folder with `head.npz` and `metrics.json`, written by `python -m serve.intents train
+A head is a folder with `head.npz` and `metrics.json`, written by `mainspring intents train
 --from FILE --out DIR` (serve/intent_training.py) and read here with NumPy alone. `confidence` is
 the calibrated probability that the first choice is right, `out_of_scope` from 0 to 1 says how far
 the text is from everything the head was taught; 0.5 is where it should go to a person. The gate
@@ -10,9 +10,7 @@ cross-validation on the training examples.
 Covered: texts like the examples. Not covered: a change in what customers write; train again then.
 """
 
-import argparse
 import json
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.errors import DataError, InvalidInput, MainspringError
+from cluster.errors import DataError, InvalidInput
 from memory.embed import DIMENSION, Vectors
 from serve.intent_views import (
     VIEWS,
@@ -186,33 +184,3 @@ def _known(parts: dict[str, NDArray[Any]]) -> Known:
         if found != expected:
             raise ValueError(f"{name} has shape {found}, expected {expected}")
     return known
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`train --from FILE --out DIR`: train a head from labelled examples (.jsonl with text and
-    intent, .csv or .csv.gz with text and category) and print its metrics."""
-    parser = argparse.ArgumentParser(prog="python -m serve.intents", description=main.__doc__)
-    commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train")
-    train.add_argument("--from", dest="source", type=Path, required=True)
-    train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument(
-        "--made", type=int, default=0, help="also learn from this many made tickets an intent"
-    )
-    given = parser.parse_args(arguments)
-    from serve.distill.intent_examples import made_examples
-    from serve.intent_training import train_from_file
-
-    try:
-        more = made_examples(given.made, given.seed)
-        metrics = train_from_file(given.source, given.out, given.seed, more)
-    except MainspringError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(metrics, indent=2))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from cluster.errors import DataError, InvalidInput
+from cluster.errors import DataError, InvalidInput, MainspringError
 from memory.embed import MiniLM, Vectors
+from serve.cli import app
 from serve.distill.intent_examples import made_examples
 from serve.intent_metrics import auroc, calibration_error, promise_kept, recommended
 from serve.intent_training import read_examples, train
 from serve.intent_views import Vocabulary, grams, nearest
-from serve.intents import Curve, IntentHead, IntentScore, main
+from serve.intents import Curve, IntentHead, IntentScore
 
 SUBJECTS = {
     "order_status": ["where is my parcel", "has my order been shipped", "track my delivery"],
@@ -206,10 +208,11 @@ def test_examples_are_read_from_both_formats_without_repetitions(tmp_path: Path)
         read_examples(tmp_path / "bad.jsonl")
 
 
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["train", "--from", str(tmp_path / "none.jsonl"), "--out", str(tmp_path)]
-    assert main(given) == 1
-    assert "none.jsonl: no labelled examples" in capsys.readouterr().err
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    given = ["intents", "train", "--from", str(tmp_path / "none.jsonl"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, given)
+    assert isinstance(done.exception, MainspringError)
+    assert "none.jsonl: no labelled examples" in str(done.exception)
 
 
 def test_references_of_any_number_are_the_same_words() -> None:
