@@ -1,9 +1,10 @@
 """PURE: does a draft say only what its evidence says?
 
 Covered: every number, amount, date and id, every reference, every name (a capitalised word that
-is not the start of a sentence), every citation, and whether each cited sentence shares words with
-what it cites. Not covered: a claim in other words that turns the evidence's meaning around; the
-relevance of the evidence is the recall's and the intent's to hold.
+is not the start of a sentence), every citation, whether each cited sentence shares words with what
+it cites, and that a sentence without a citation claims nothing. Not covered: a claim in the
+evidence's own words that turns its meaning around ("is not shipped"); the relevance of the evidence
+is the recall's and the intent's to hold.
 """
 
 import re
@@ -103,20 +104,31 @@ def _names(draft: str, evidence: Sequence[Evidence], shop: str) -> list[Finding]
 
 
 def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
-    """Cited sentences that share too few of their long words with what they cite."""
+    """Sentences that share too few of their long words with what they cite, and those that cite
+    nothing and say more than a polite letter does."""
     texts = {e.id: _words(e.text) for e in evidence}
     findings: list[Finding] = []
     start = 0
     for match in _CITED.finditer(draft):
-        claim = _SENTENCE.split(draft[start : match.start()])[-1]
+        *uncited, claim = _SENTENCE.split(draft[start : match.start()])
+        findings += _uncited(uncited)
         start = match.end()
-        words = {w for w in _words(_plain(claim)) if len(w) >= _LONG_WORD} - STOCK
+        words = _telling(claim)
         held: set[str] = set()
         for key in match.group(1).split(","):
             held |= texts.get(key.strip(), set())
         if words and len(words & held) / len(words) < _MIN_SHARED:
             findings.append(Finding("claim not in what it cites", claim.strip()[:80]))
-    return findings
+    return findings + _uncited(_SENTENCE.split(draft[start:]))
+
+
+def _uncited(sentences: Sequence[str]) -> list[Finding]:
+    return [Finding("claim without a citation", s.strip()[:80]) for s in sentences if _telling(s)]
+
+
+def _telling(sentence: str) -> set[str]:
+    """The long words of a sentence that a polite letter does not hold anyway."""
+    return {w for w in _words(sentence) if len(w) >= _LONG_WORD} - STOCK
 
 
 def _plain(text: str) -> str:

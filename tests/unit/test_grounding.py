@@ -41,6 +41,8 @@ def _findings(draft: str) -> list[str]:
         "Your order lo-48213 is expected 19 november 2026 (E1).",
         "The ceramic lamp is shipped and orders arrive within 5 working days (E1, E2).",
         "Write to [EMAIL_1] when the parcel is late (E2).",
+        "Hello, thank you for your message. Your ceramic lamp is shipped (E1)."
+        "\n\nKind regards,\nLumen & Oak",
     ],
 )
 def test_a_faithful_draft_has_no_findings(draft: str) -> None:
@@ -73,6 +75,13 @@ def test_a_faithful_draft_has_no_findings(draft: str) -> None:
         ("Yxzor qwerts blomph grivvle (E1).", "claim not in what it cites"),
         ("A voucher covers whatever damage happened (E2).", "claim not in what it cites"),
         ("Your ceramic lamp is shipped (E2).", "claim not in what it cites"),
+        # claims beside what is cited
+        (
+            "A free lamp is on its way. Your order is shipped (E1).",
+            "claim without a citation: A fr",
+        ),
+        ("Your order is shipped (E1). We add a voucher.", "claim without a citation: We add"),
+        ("Your order is shipped (E1) and fully insured.", "claim without a citation: and fully"),
         # nothing said
         ("NO_ANSWER", "no answer"),
         ("Your order is shipped (E1). NO_ANSWER", "no answer"),
