@@ -50,6 +50,7 @@ class World:
         self._workflow = workflow
         self._section = section
         self._actors: dict[str, Any] = {}
+        asyncio.get_running_loop().set_exception_handler(_quiet_crashes)
         self.start()
 
     def start(self) -> None:
@@ -205,6 +206,11 @@ class Method:
 def _label(payload: Any) -> str:
     name = getattr(payload, "step", "") or getattr(payload, "phase", "")
     return f"{payload.kind} {name}".strip()
+
+
+def _quiet_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), Crash):
+        loop.default_exception_handler(context)
 
 
 def _crossed(value: Any) -> Any:
