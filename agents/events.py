@@ -89,7 +89,8 @@ class TurnFailed(_Event):
 
 
 class RunEnded(_Event):
-    """The run's one outcome."""
+    """The run's one outcome: `decision` is replied, assigned, escalated, or failed when even the
+    hand-over to a person was refused."""
 
     kind: Literal["run_ended"] = "run_ended"
     decision: str

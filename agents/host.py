@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.state import AgentState, RunState
@@ -59,7 +60,8 @@ class AgentHost:
         self._office = RemoteOffice()
         self._clock = SystemClock()
         self._agents: OrderedDict[str, AgentState] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock lives as long as a turn holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def pid(self) -> int:
         return os.getpid()
@@ -70,7 +72,8 @@ class AgentHost:
         if workflow is None:
             raise InvalidInput("workflow", run.workflow, f"one of {sorted(self._workflows)}")
         key = f"{run.input['tenant']}/{run.agent}"
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
             agent = await self._agent(key, str(run.input["tenant"]), run.agent)
             await workflow(Turn(run, epoch, agent, self._office, self._clock))
             self._agents[key] = agent.after(await self._office.run(run.run_id))

@@ -53,6 +53,7 @@ _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 8.0
 _MAX_REASON: Final = 2_000
 _KEPT_FINISHED: Final = 5_000
+_KEPT_AGENTS: Final = 10_000
 
 log = logger("orchestrator")
 
@@ -86,7 +87,7 @@ class Orchestrator:
         self._states: dict[str, RunState] = {}
         self._handles: dict[str, Any] = {}
         self._finished: OrderedDict[str, RunState] = OrderedDict()
-        self._agents: dict[str, AgentState] = {}
+        self._agents: OrderedDict[str, AgentState] = OrderedDict()
         self._driving: dict[str, asyncio.Task[None]] = {}
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
@@ -281,10 +282,11 @@ class Orchestrator:
                 return False
             # One text for every attempt, so that the hand-over keeps its key.
             args = {"reason": "failed turns", "summary": f"given up after {MAX_FAILURES} turns"}
-            await self.act(run_id, state.epoch, "give-up", "escalate", args)
+            handed = await self.act(run_id, state.epoch, "give-up", "escalate", args)
             why = f"failed turns: {reason}"[:_MAX_REASON]
+            decision = "escalated" if handed.receipt is not None else "failed"
             await self._append(
-                run_id, state.epoch, [RunEnded(decision="escalated", reason=why, result={})]
+                run_id, state.epoch, [RunEnded(decision=decision, reason=why, result={})]
             )
         except StaleEpoch:
             return True
@@ -347,6 +349,8 @@ class Orchestrator:
         key = f"{state.input.get('tenant')}/{state.agent}"
         if key not in self._agents:
             self._agents[key] = await self.agent(str(state.input.get("tenant")), state.agent)
+            if len(self._agents) > _KEPT_AGENTS:
+                self._agents.popitem(last=False)
         return self._agents[key]
 
     async def _append(self, run_id: str, epoch: int, payloads: list[Any]) -> RunState:

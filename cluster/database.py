@@ -91,7 +91,8 @@ def _absolute(url: str, data_dir: Path) -> str:
     except SQLAlchemyError:
         raise ConfigError("url", url, "sqlite:///FILE or postgresql+psycopg://...") from None
     if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
-        raise ConfigError("url", url, "a sqlite or postgresql URL")
+        shown = parsed.render_as_string(hide_password=True)
+        raise ConfigError("url", shown, "a sqlite or postgresql URL")
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         path = Path(parsed.database)
         path = path if path.is_absolute() else data_dir / path

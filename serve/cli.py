@@ -226,7 +226,7 @@ def _show_totals(totals: dict[str, Any]) -> None:
     share = totals["automated"] / count if count else 0.0
     console.print()
     console.print(f"tickets    {count}, automated {totals['automated']} ({share:.0%})")
-    console.print(f"escalated  {totals['escalated']}")
+    console.print(f"escalated  {totals['escalated']}, failed {totals['failed']}")
     for reason, number in totals["escalated_by_reason"].items():
         console.print(f"             {number:>3}  {reason}", markup=False)
     for model, use in totals["by_model"].items():

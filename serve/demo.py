@@ -212,7 +212,8 @@ def totals(rows: Sequence[dict[str, Any]], settings: Settings, seconds: float) -
     return {
         "tickets": len(rows),
         "automated": automated,
-        "escalated": len(rows) - automated,
+        "escalated": sum(row["decision"] == "escalated" for row in rows),
+        "failed": sum(row["decision"] == "failed" for row in rows),
         "escalated_by_reason": dict(sorted(reasons.items(), key=lambda kv: -kv[1])),
         "by_model": by_model,
         "cost_usd": sum(row["cost_usd"] for row in rows),

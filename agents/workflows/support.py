@@ -274,8 +274,11 @@ async def _escalate(turn: Turn, case: _Case | None, reason: str, detail: str) ->
             f"{summary}\nintent: {case.intent['intent']} {case.intent['confidence']:.2f}\n"
             f"plan: {case.plan or 'none'}\nfound:\n{found or 'nothing'}"
         )
-    await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
-    await turn.end("escalated", f"{reason}: {detail}", _result(turn, case))
+    handed = await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
+    if handed.receipt is None:
+        detail = f"{detail}; the hand-over was refused too: {_why(handed)}"
+        return await turn.end("failed", f"{reason}: {detail}", _result(turn, case))
+    return await turn.end("escalated", f"{reason}: {detail}", _result(turn, case))
 
 
 def _result(turn: Turn, case: _Case | None) -> dict[str, Any]:

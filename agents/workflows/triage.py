@@ -32,6 +32,5 @@ async def work(turn: Turn, classifier: Classifier, memory: Recaller, evidence: i
         return await turn.end("assigned", f"{assigned.decision.reason}: {intent['why']}", result)
     reason = "unsure intent"
     summary = f"{reason}: {intent['why']}; best guess {intent['intent']}"
-    await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
-    await turn.end("escalated", summary, result)
-    return None
+    handed = await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
+    return await turn.end("failed" if handed.receipt is None else "escalated", summary, result)

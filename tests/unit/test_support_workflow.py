@@ -260,7 +260,7 @@ async def test_the_person_gets_all_that_was_found(status: Case) -> None:
 async def test_a_ticket_that_is_gone_ends_and_is_not_answered(tmp_path: Path) -> None:
     case = Case(tmp_path, ticket("T-001"))
     case.office.state.input["ticket"] = "T-404"
-    assert await case.ends() == ("escalated", "ticket unreadable")
+    assert await case.ends() == ("failed", "ticket unreadable")
     assert case.chat.asked == []
 
 
