@@ -6,6 +6,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+from serve.distill.headstart import lay_copying
 from serve.distill.tokenizer import END_OF_TEXT, TURN_END, VOCABULARY
 
 MAX_LENGTH: Final = 1024
@@ -14,6 +15,7 @@ SHAPES: Final[dict[str, tuple[int, int, int, int, int, int]]] = {
     "planner": (256, 5, 640, 8, 4, 32),
     "routine": (192, 4, 512, 6, 3, 32),
 }
+THETA: Final = {"planner": 10_000.0, "routine": 1_000_000.0}
 
 
 def new_model(name: str, tokenizer: Any, seed: int) -> Any:
@@ -31,12 +33,15 @@ def new_model(name: str, tokenizer: Any, seed: int) -> Any:
         head_dim=head_dim,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": THETA[name]},
         pad_token_id=end,
         eos_token_id=stop,
         bos_token_id=None,
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    if name == "routine":
+        lay_copying(model)
+    return model
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -35,7 +35,7 @@ VALIDATION_SEED: Final = 1_000_003
 _SAVE_EVERY_S: Final = 240.0
 _REPORT_EVERY: Final = 20
 _CHECK_EVERY: Final = 100
-_DRILLED: Final = 0.4
+_DRILLS: Final = 0.15
 
 
 @dataclass(frozen=True)
@@ -160,15 +160,10 @@ def _stream(options: Options, tokenizer: Any, progress: Progress) -> Iterator[Ba
             rng = Random(f"drill/{options.seed}/{progress.chats}")
             progress.chats += 1
             yield encode(tokenizer, example)
-            if options.model == "routine" and rng.random() < _drill_share(options, progress):
+            if options.model == "routine" and rng.random() < _DRILLS:
                 yield copy_drill(rng, tokenizer)
 
     return batches(encoded(), options.rows, LENGTH)
-
-
-def _drill_share(options: Options, progress: Progress) -> float:
-    """Copying is learned first: it is what drafting from evidence is made of."""
-    return 0.9 if _done(options, progress) < _DRILLED else 0.1
 
 
 def _validation(options: Options, tokenizer: Any) -> list[Batch]:
