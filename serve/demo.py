@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -228,7 +229,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest of `ordered` values that at least `share` of them do not exceed."""
     if not ordered:
         return 0.0
-    return ordered[max(0, min(len(ordered) - 1, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

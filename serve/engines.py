@@ -28,7 +28,7 @@ def deploy_engines(
     gateways run on other nodes. It is a task, in a process that ends with it, because
     `ray.serve.llm` imports all of vLLM, and that runs beside the start of everything else.
     """
-    task = ray.remote(_deploy).options(num_cpus=0, max_calls=1, max_retries=0)
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_deploy)
     return task.remote(tuple(models), directory, secret, host)
 
 
