@@ -1,6 +1,7 @@
 """The official `openai` client against the running gateway."""
 
 import json
+from typing import Any
 
 import httpx
 import openai
@@ -10,7 +11,7 @@ from tests.stack.conftest import Demo
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
-HELLO = [{"role": "user", "content": "What can you do?"}]
+HELLO: Any = [{"role": "user", "content": "What can you do?"}]
 
 
 def test_models_lists_both_engines_the_routing_names_and_the_embedder(
@@ -24,7 +25,7 @@ def test_models_lists_both_engines_the_routing_names_and_the_embedder(
 def test_chat_answers_and_says_what_it_cost(client: openai.OpenAI, model: str) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=model,
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         max_tokens=24,
         temperature=0,
     )
@@ -40,13 +41,13 @@ def test_chat_answers_and_says_what_it_cost(client: openai.OpenAI, model: str) -
 def test_a_stream_brings_the_same_text_as_the_whole_answer(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(
         model="routine",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         max_tokens=24,
         temperature=0,
     )
     parts = client.chat.completions.create(
         model="routine",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         max_tokens=24,
         temperature=0,
         stream=True,
@@ -60,7 +61,7 @@ def test_a_stream_brings_the_same_text_as_the_whole_answer(client: openai.OpenAI
 
 
 def test_a_json_schema_constrains_the_answer(client: openai.OpenAI) -> None:
-    schema = {
+    schema: Any = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "green"]}},
         "required": ["colour"],
@@ -68,7 +69,7 @@ def test_a_json_schema_constrains_the_answer(client: openai.OpenAI) -> None:
     }
     answer = client.chat.completions.create(
         model="planner",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         max_tokens=40,
         response_format={
             "type": "json_schema",
@@ -79,7 +80,7 @@ def test_a_json_schema_constrains_the_answer(client: openai.OpenAI) -> None:
 
 
 def test_a_required_tool_is_called_with_arguments_of_its_schema(client: openai.OpenAI) -> None:
-    parameters = {
+    parameters: Any = {
         "type": "object",
         "properties": {"size": {"enum": ["small", "large"]}},
         "required": ["size"],
@@ -87,7 +88,7 @@ def test_a_required_tool_is_called_with_arguments_of_its_schema(client: openai.O
     }
     answer = client.chat.completions.create(
         model="planner",
-        messages=HELLO,  # type: ignore[arg-type]
+        messages=HELLO,
         max_tokens=60,
         tools=[{"type": "function", "function": {"name": "pick", "parameters": parameters}}],
         tool_choice="required",
@@ -111,14 +112,14 @@ def test_embeddings_are_normalised_and_near_for_near_meanings(client: openai.Ope
 
 def test_an_unknown_model_is_a_404_that_names_it(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="gpt-9", messages=HELLO)  # type: ignore[arg-type]
+        client.chat.completions.create(model="gpt-9", messages=HELLO)
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
 
 
 def test_a_prompt_over_the_context_is_a_400_about_the_messages(client: openai.OpenAI) -> None:
-    long = [{"role": "user", "content": "where is my parcel " * 2000}]
+    long: Any = [{"role": "user", "content": "where is my parcel " * 2000}]
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="routine", messages=long)  # type: ignore[arg-type]
+        client.chat.completions.create(model="routine", messages=long)
     assert caught.value.code == "context_length_exceeded" and caught.value.param == "messages"
 
 
