@@ -30,9 +30,9 @@ class Plan:
     steps: tuple[Step, ...]
 
     def as_json(self) -> str:
-        """The compact form that models read and write."""
+        """The form that models write: what a grammar without free white space lets through."""
         steps = [{"tool": s.tool, **s.args} for s in self.steps]
-        return json.dumps({"steps": steps}, separators=(",", ":"))
+        return json.dumps({"steps": steps})
 
 
 def schema(offers: Sequence[Offer]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def tool_forms(refs: References, *, order_tools: bool = False) -> list[str]:
 
 def expected_plan(ticket: Ticket, refs: References) -> str:
     """The plan of `ticket` as compact JSON. `refs` has seen the ticket's text."""
-    return json.dumps({"steps": expected_steps(ticket, refs)}, separators=(",", ":"))
+    return json.dumps({"steps": expected_steps(ticket, refs)})
 
 
 def expected_steps(ticket: Ticket, refs: References) -> list[Step]:

@@ -30,8 +30,8 @@ def _text(*steps: Any) -> str:
     return json.dumps({"steps": steps})
 
 
-def test_a_plan_is_read_and_written_in_the_same_compact_form() -> None:
-    text = '{"steps":[{"tool":"lookup_order","order":"[ORDER_1]"},{"tool":"reply"}]}'
+def test_a_plan_is_read_and_written_in_the_form_that_the_grammar_lets_through() -> None:
+    text = '{"steps": [{"tool": "lookup_order", "order": "[ORDER_1]"}, {"tool": "reply"}]}'
     plan = parse(text, OFFERS)
     assert plan == Plan((Step("lookup_order", {"order": "[ORDER_1]"}), Step("reply", {})))
     assert plan.as_json() == text
