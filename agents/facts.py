@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from agents.money import largest_named
 from agents.state import AgentState, RunState
 
 
@@ -26,6 +27,7 @@ def facts_for(
             "order_total_cents": int(order.get("total_cents", 0)),
             "order_refunded_cents": int(order.get("refunded_cents", 0)),
             "agent_refunded_cents": agent.refunded_cents + _refunded(run),
+            "named_cents": largest_named(str(run.receipts.get("read", {}).get("text", ""))),
             "order_status": str(order.get("status", "unknown")),
         }
     elif tool == "reply":

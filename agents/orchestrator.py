@@ -40,7 +40,7 @@ from cluster.errors import (
     StaleEpoch,
     Unavailable,
 )
-from cluster.session import actor
+from cluster.session import actor, own
 from cluster.settings import AgentsSection
 from cluster.telemetry import logger
 
@@ -233,7 +233,7 @@ class Orchestrator:
                 losses += 1
                 code, reason = "host_lost", f"host lost: {type(error).__name__}"
             except MainspringError as error:
-                code, reason = error.code, str(error)
+                code, reason = error.code, str(own(error))
             except Exception as error:
                 # The outermost loop: whatever a turn raised is recorded with its run.
                 log.exception("turn of %s failed", run_id)
@@ -305,9 +305,10 @@ class Orchestrator:
             if receipt is None:
                 receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
         except (NotFound, Conflict, InvalidInput) as error:
-            failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=str(error))
+            reason = str(own(error))
+            failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=reason)
             await self._append(state.run_id, epoch, [failed])
-            return Acted(decision, refusal=(error.code, str(error)))
+            return Acted(decision, refusal=(error.code, reason))
         done = EffectDone(step=step, key=begun.key, receipt=receipt)
         await self._append(state.run_id, epoch, [done])
         return Acted(decision, receipt=receipt)

@@ -52,11 +52,12 @@ TOOLS: Final = {
 
 
 def support_offers(orders: Sequence[str], amounts: Sequence[str]) -> list[Offer]:
-    """What the planner may use for a ticket that names these references."""
+    """What the planner may use for a ticket that names these references. A customer who names an
+    amount asks for that one; the order's whole total is on offer only when none is named."""
     offers = [Offer(LOOKUP_ACCOUNT, {})]
     if orders:
         offers.append(Offer(LOOKUP_ORDER, {"order": orders}))
-        offers.append(Offer(REFUND, {"order": orders, "amount": [*amounts, WHOLE_TOTAL]}))
+        offers.append(Offer(REFUND, {"order": orders, "amount": [*amounts] or [WHOLE_TOTAL]}))
     offers.append(Offer(REPLY, {}))
     offers.append(Offer(ESCALATE, {"reason": ESCALATION_REASONS}))
     return offers

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import psutil
 import ray
+from ray.exceptions import RayTaskError
 
 from cluster.environment import STACK_VARIABLE
-from cluster.errors import Unavailable
+from cluster.errors import MainspringError, Unavailable
 from cluster.settings import RaySection
 
 NAMESPACE: Final = "mainspring"
@@ -58,6 +59,14 @@ def actor(name: str) -> Any:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         raise Unavailable(f"actor {name}", "it is not running", retry_after=1.0) from None
+
+
+def own(error: Exception) -> Exception:
+    """Our error as it was raised in another actor, or `error` itself: Ray wraps it in one whose
+    text is a stack trace."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, MainspringError):
+        return error.cause
+    return error
 
 
 def marked(stack: str) -> list[psutil.Process]:

@@ -6,7 +6,6 @@
 A reply goes out only when intent, grounding and policy all pass.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Final, Protocol
 from agents import plan as plans
 from agents.chat import Chat, Completion
 from agents.grounding import check
+from agents.money import cents
 from agents.references import References
 from agents.tools import WHOLE_TOTAL, Offer, support_offers
 from agents.turn import Acted, Turn
@@ -25,8 +25,8 @@ from memory.records import Hit
 
 SHOP: Final = "Lumen & Oak"
 OUT_OF_SCOPE: Final = "out_of_scope"
-_ATTEMPTS: Final = 2
-_PLAIN_AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.[0-9]{1,2})?")
+_PLAN_ATTEMPTS: Final = 2
+_DRAFT_ATTEMPTS: Final = 3
 _PLAN_TOKENS: Final = 160
 _DRAFT_TOKENS: Final = 220
 
@@ -142,7 +142,7 @@ async def _plan(
     async def write() -> dict[str, Any]:
         usage: list[dict[str, Any]] = []
         problem = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_PLAN_ATTEMPTS):
             answer = await parts.chat.complete(
                 parts.planner, messages, schema=plans.schema(offers), max_tokens=_PLAN_TOKENS,
                 timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-plan-{attempt}",
@@ -177,10 +177,10 @@ async def _do(turn: Turn, case: _Case, index: int, step: plans.Step) -> tuple[st
         looked = await _ensure_order(turn, case, index, args["order"])
         if isinstance(looked, tuple):
             return looked
-        cents = _cents(case.references, step.args["amount"], looked)
-        if cents is None:
+        amount = _cents(case.references, step.args["amount"], looked)
+        if amount is None:
             return "unclear amount", f"{step.args['amount']} is no amount in the desk's currency"
-        args["amount_cents"] = cents
+        args["amount_cents"] = amount
     acted = await turn.act(f"{index}:{step.tool}", step.tool, args)
     if acted.receipt is None:
         return _trouble(step.tool, acted)
@@ -202,13 +202,7 @@ async def _ensure_order(
 def _cents(references: References, amount: str, order: dict[str, Any]) -> int | None:
     if amount == WHOLE_TOTAL:
         return int(order["total_cents"]) - int(order.get("refunded_cents", 0))
-    value = references.value(amount) or ""
-    digits = "".join(c for c in value if c.isdigit() or c in ".,").strip(".,").replace(",", ".")
-    foreign = any(mark in value.lower() for mark in ("$", "£", "usd", "gbp", "dollar", "pound"))
-    # 1.024 may be a thousand or a little over one: whoever can't tell asks a person.
-    if foreign or not _PLAIN_AMOUNT.fullmatch(digits):
-        return None
-    return round(float(digits) * 100)
+    return cents(references.value(amount) or "")
 
 
 def _keep(case: _Case, receipt: dict[str, Any]) -> None:
@@ -233,11 +227,11 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
     async def write() -> dict[str, Any]:
         usage: list[dict[str, Any]] = []
         text, findings = "", ["nothing was written"]
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_DRAFT_ATTEMPTS):
             answer = await parts.chat.complete(
                 parts.routine, messages, max_tokens=_DRAFT_TOKENS,
                 timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-draft-{attempt}",
-                seed=attempt, temperature=0.5 * attempt,
+                seed=attempt, temperature=0.4 * attempt,
             )  # fmt: skip
             usage.append(_usage(answer))
             text = answer.text.strip()

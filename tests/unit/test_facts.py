@@ -62,6 +62,15 @@ def test_the_latest_lookup_of_an_order_counts() -> None:
     assert _refund(_run(receipts=receipts))["order_refunded_cents"] == 500
 
 
+@pytest.mark.parametrize(
+    ("text", "cents"),
+    [("give me 4.90 EUR of the 60 EUR back", 6000), ("money back!", 0), ("9 dollars", 0)],
+)
+def test_the_largest_amount_that_the_ticket_names_is_a_fact(text: str, cents: int) -> None:
+    facts = _refund(_run(receipts={"read": {"kind": "ticket", "text": text}, "1": ORDER}))
+    assert facts["named_cents"] == cents
+
+
 def test_refunds_of_earlier_runs_and_of_this_one_add_up() -> None:
     earlier = RunState(
         run_id="before",

@@ -13,7 +13,7 @@ from cluster.errors import InvalidInput
 
 OFFERS = support_offers(["[ORDER_1]", "[ORDER_2]"], ["[AMOUNT_1]"])
 LOOK = {"tool": "lookup_order", "order": "[ORDER_1]"}
-REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "total"}
+REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"}
 REPLY = {"tool": "reply"}
 ESCALATE = {"tool": "escalate", "reason": "needs_person"}
 
@@ -38,7 +38,7 @@ def test_a_plan_is_read_and_written_in_the_form_that_the_grammar_lets_through() 
 
 
 def test_arguments_come_in_call_order_whatever_the_model_wrote() -> None:
-    text = _text({"amount": "total", "order": "[ORDER_2]", "tool": "refund"}, REPLY)
+    text = _text({"amount": "[AMOUNT_1]", "order": "[ORDER_2]", "tool": "refund"}, REPLY)
     assert list(parse(text, OFFERS).steps[0].args) == ["order", "amount"]
 
 
@@ -77,6 +77,7 @@ def test_a_step_said_twice_is_meant_once() -> None:
         (_text({**LOOK, "order": ["[ORDER_1]"]}, REPLY), "plan.steps[0].order"),
         (_text({**REFUND, "amount": 30}, REPLY), "plan.steps[0].amount"),
         (_text({**REFUND, "amount": "[AMOUNT_2]"}, REPLY), "plan.steps[0].amount"),
+        (_text({**REFUND, "amount": "total"}, REPLY), "plan.steps[0].amount"),
         (_text(LOOK, {"tool": "escalate", "reason": "bored"}), "plan.steps[1].reason"),
     ],
 )
@@ -91,6 +92,12 @@ def test_a_ticket_without_an_order_is_offered_no_order_tools() -> None:
     assert [o.tool.form for o in offers] == ["lookup_account()", "reply()", "escalate(reason)"]
     with pytest.raises(InvalidInput):
         parse(_text(REFUND, REPLY), offers)
+
+
+def test_the_whole_total_is_offered_only_when_no_amount_is_named() -> None:
+    text = _text({**REFUND, "amount": "total"}, REPLY)
+    offers = support_offers(["[ORDER_1]"], [])
+    assert parse(text, offers).steps[0].args["amount"] == "total"
 
 
 def test_the_prompts_call_forms_are_the_contracts() -> None:
@@ -116,6 +123,6 @@ def test_the_schema_lists_exactly_what_was_offered() -> None:
         s for s in steps["items"]["anyOf"] if s["properties"]["tool"] == {"const": "refund"}
     )
     assert refund["properties"]["order"] == {"enum": ["[ORDER_1]", "[ORDER_2]"]}
-    assert refund["properties"]["amount"] == {"enum": ["[AMOUNT_1]", "total"]}
+    assert refund["properties"]["amount"] == {"enum": ["[AMOUNT_1]"]}
     assert refund["additionalProperties"] is False
     json.dumps(grammar)

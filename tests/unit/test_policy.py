@@ -15,7 +15,7 @@ SURE = {
 }  # fmt: skip
 REFUND = SURE | {
     "amount_cents": 1000, "order_total_cents": 2490, "order_refunded_cents": 0,
-    "agent_refunded_cents": 0, "order_status": "delivered",
+    "agent_refunded_cents": 0, "named_cents": 0, "order_status": "delivered",
 }  # fmt: skip
 REPLY = SURE | {"grounded": True, "finding": ""}
 ASSIGN = SURE | {"gate": True}
@@ -44,6 +44,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("refund", REFUND | {"amount_cents": 2490}, "allow", "refund-asked-for"),
     ("refund", REFUND | {"amount_cents": 2491}, "deny", "refund-above-total"),
     ("refund", REFUND | {"order_refunded_cents": 1491}, "deny", "refund-above-total"),
+    ("refund", REFUND | {"named_cents": 1000}, "allow", "refund-asked-for"),
+    ("refund", REFUND | {"named_cents": 999}, "ask", "refund-above-named"),
     ("refund", REFUND | {"amount_cents": 0}, "deny", "refund-positive"),
     ("refund", REFUND | {"amount_cents": -500}, "deny", "refund-positive"),
     # an order that was not looked up as the customer's own: its facts are empty

@@ -87,7 +87,12 @@ def test_this_very_process_is_never_ended(environment: None) -> None:
 
 def test_a_log_line_names_its_request_and_run(capsys: pytest.CaptureFixture[str]) -> None:
     log = telemetry.logger("test")
-    (handler,) = logging.getLogger("mainspring").handlers
+    # pytest adds handlers of its own; ours is the one that writes lines with ids.
+    (handler,) = (
+        h
+        for h in logging.getLogger("mainspring").handlers
+        if any(type(f).__name__ == "_WithIds" for f in h.filters)
+    )
     record = log.makeRecord(log.name, logging.INFO, "f", 1, "%d runs", (3,), None)
     token = telemetry.run_id.set("run_7")
     handler.filter(record)

@@ -119,7 +119,9 @@ async def test_a_refund_looks_its_order_up_when_the_plan_did_not(damaged: Case) 
     assert damaged.counts["refunded_cents"] == 1850
 
 
-async def test_the_total_is_what_is_left_of_the_order(damaged: Case) -> None:
+async def test_the_total_is_what_is_left_of_the_order(tmp_path: Path) -> None:
+    damaged = Case(tmp_path, {**ticket("T-006"), "body": "LO-48055 is broken, money back please"})
+    damaged.classifier.intent = "damaged_item"
     damaged.office.connector.call("refund", "k", "T-006", {"order": "LO-48055", "amount_cents": 50})
     damaged.drafts("The refund of 18.00 EUR is done (E2).")
     assert (await damaged.plans(plan_text(REFUND_ALL, REPLY)).ends())[0] == "replied"
