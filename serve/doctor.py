@@ -4,11 +4,13 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import psutil
 from sqlalchemy import create_engine, text
@@ -131,7 +133,19 @@ def _stores(settings: Settings) -> Iterator[Line]:
     else:
         yield _reachable(settings.journal.url)
     uri = settings.memory.uri
-    yield Line("ok", "memory", uri if "://" in uri else f"Milvus Lite file {settings.path(uri)}")
+    if "://" in uri:
+        yield _listening("memory", uri)
+    else:
+        yield Line("ok", "memory", f"Milvus Lite file {settings.path(uri)}")
+
+
+def _listening(what: str, uri: str) -> Line:
+    parts = urlsplit(uri)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 19530), timeout=3):
+            return Line("ok", what, f"{uri} answers")
+    except OSError as error:
+        return Line("missing", what, f"{uri} does not answer: {error}")
 
 
 def _reachable(url: str) -> Line:

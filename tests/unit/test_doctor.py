@@ -109,3 +109,8 @@ def test_a_variable_that_sets_nothing_is_noted(
     monkeypatch.setenv("MAINSPRING_GATWAY__PORT", "1")
     line = _of(examine(_settings(tmp_path)), "environment")
     assert line == Line("note", "environment", "MAINSPRING_GATWAY__PORT is set but sets nothing")
+
+
+def test_a_milvus_server_that_does_not_answer_is_missing(tmp_path: Path) -> None:
+    line = _of(examine(_settings(tmp_path, memory={"uri": "http://127.0.0.1:9"})), "memory")
+    assert line.level == "missing" and "127.0.0.1:9 does not answer" in line.found
