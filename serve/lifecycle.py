@@ -45,6 +45,8 @@ def running_stack(
     from serve import app
 
     previous = signal.signal(signal.SIGTERM, _as_interrupt)
+    # A shell that starts us in the background has SIGINT ignored; here it must always stop us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if claim.left_behind is not None:
             progress("ending what a killed stack left behind")
