@@ -18,7 +18,8 @@ from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's answer. `model` is the one that gave it, `cost_usd` what it cost."""
+    """A model's answer. `model` is the one that gave it, `cost_usd` what it cost; `truncated` when
+    it ran into `max_tokens`."""
 
     text: str
     model: str
@@ -27,6 +28,7 @@ class Completion:
     completion_tokens: int
     cost_usd: float
     seconds: float
+    truncated: bool = False
 
 
 class Chat(Protocol):
@@ -103,6 +105,7 @@ class HttpChat:
             completion_tokens=usage.completion_tokens if usage else 0,
             cost_usd=float(raw.headers.get("x-mainspring-cost-usd", 0.0)),
             seconds=time.perf_counter() - started,
+            truncated=answer.choices[0].finish_reason == "length",
         )
 
     async def close(self) -> None:

@@ -2,9 +2,10 @@
 
 Covered: every number, amount, date and id, every reference, every name (a capitalised word that
 is not the start of a sentence), every citation, whether each cited sentence shares words with what
-it cites, and that a sentence without a citation claims nothing. Not covered: a claim in the
-evidence's own words that turns its meaning around ("is not shipped"); the relevance of the evidence
-is the recall's and the intent's to hold.
+it cites and denies nothing that it does not deny, that a sentence without a citation claims
+nothing, and that the text does not go round in circles. Not covered: a claim in the evidence's own
+words that says something else with them; the relevance of the evidence is the recall's and the
+intent's to hold.
 """
 
 import re
@@ -12,19 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agents.references import PERSONAL, REFERENCE, References
+from agents.references import REFERENCE, References
 from agents.workflows.prompts import NO_ANSWER, Evidence, citations, without_citations
 
 _WORD = re.compile(r"[^\W\d_]{2,}", re.UNICODE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[(])")
 _CITED = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)")
-_MIN_SHARED: Final = 0.5
+_OWN_WORDS: Final = 0.3  # of a claim's telling words, or one of them
 _LONG_WORD: Final = 4
+_SHOWN: Final = 80
+_NEGATION = re.compile(r"\b(?:not|never|no|none|cannot)\b|n't", re.IGNORECASE)
 
 # What a polite letter says around its facts, in words that carry no fact.
 STOCK: Final = frozenset(
     """hello hi dear thank thanks you your yours for the and with best kind regards sorry please
-    lumen oak team we our us have has had can may will would could let know not are any that this
+    lumen oak team we our us have has had can may will would could let know are any that this
     here happy help hear about from into been was were there then than them they but also just
     order orders customer one which what when where who how mean means tell write back reach
     question questions getting touch contacting message writing trouble inconvenience apologise
@@ -61,6 +64,21 @@ def check(
     findings += _citations(draft, evidence)
     findings += _names(draft, evidence, shop)
     findings += _support(draft, evidence)
+    findings += _garbled(draft)
+    return findings
+
+
+def _garbled(draft: str) -> list[Finding]:
+    """What a model writes when it has lost its thread: a word again and again, a sentence twice."""
+    words = [w.lower() for w in _WORD.findall(_plain(draft))]
+    stuck = [a for a, b, c in zip(words, words[1:], words[2:], strict=False) if a == b == c]
+    findings = [Finding("a word again and again", word) for word in dict.fromkeys(stuck)]
+    said: set[str] = set()
+    for sentence in _SENTENCE.split(_CITED.sub("", draft)):
+        key = " ".join(sentence.lower().split())
+        if key in said:
+            findings.append(Finding("said twice", sentence.strip()[:_SHOWN]))
+        said.add(key)
     return findings
 
 
@@ -104,26 +122,28 @@ def _names(draft: str, evidence: Sequence[Evidence], shop: str) -> list[Finding]
 
 
 def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
-    """Sentences that share too few of their long words with what they cite, and those that cite
+    """Sentences with too many words that what they cite does not hold, and those that cite
     nothing and say more than a polite letter does."""
-    texts = {e.id: _words(e.text) for e in evidence}
+    texts = {e.id: e.text for e in evidence}
     findings: list[Finding] = []
     start = 0
     for match in _CITED.finditer(draft):
         *uncited, claim = _SENTENCE.split(draft[start : match.start()])
         findings += _uncited(uncited)
         start = match.end()
+        cited = " ".join(texts.get(key.strip(), "") for key in match.group(1).split(","))
         words = _telling(claim)
-        held: set[str] = set()
-        for key in match.group(1).split(","):
-            held |= texts.get(key.strip(), set())
-        if words and len(words & held) / len(words) < _MIN_SHARED:
-            findings.append(Finding("claim not in what it cites", claim.strip()[:80]))
+        if len(words - _words(cited)) > max(1, _OWN_WORDS * len(words)):
+            findings.append(Finding("claim not in what it cites", claim.strip()[:_SHOWN]))
+        if _NEGATION.search(claim) and not _NEGATION.search(cited):
+            findings.append(Finding("denies what it cites", claim.strip()[:_SHOWN]))
     return findings + _uncited(_SENTENCE.split(draft[start:]))
 
 
 def _uncited(sentences: Sequence[str]) -> list[Finding]:
-    return [Finding("claim without a citation", s.strip()[:80]) for s in sentences if _telling(s)]
+    return [
+        Finding("claim without a citation", s.strip()[:_SHOWN]) for s in sentences if _telling(s)
+    ]
 
 
 def _telling(sentence: str) -> set[str]:
@@ -138,8 +158,3 @@ def _plain(text: str) -> str:
 
 def _words(text: str) -> set[str]:
     return {w.lower() for w in _WORD.findall(_plain(text))}
-
-
-def personal_references(text: str) -> set[str]:
-    """The references to personal data in `text`."""
-    return {m.group() for m in REFERENCE.finditer(text) if m.group(1) in PERSONAL}

@@ -83,8 +83,9 @@ async def work(turn: Turn, parts: Parts) -> None:
     case = _Case(text, intent, references)
     if doubt := _doubt(intent, parts.section):
         return await _escalate(turn, case, *doubt)
-    case.passages = await _recall(turn, parts, case)
+    # What a plan may name comes from the ticket alone, never from what is recalled next.
     offers = support_offers(references.of_kind("ORDER"), references.of_kind("AMOUNT"))
+    case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
         return await _escalate(turn, case, "no plan", "the planner gave no valid plan")
@@ -236,6 +237,8 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
             usage.append(_usage(answer))
             text = answer.text.strip()
             findings = [str(f) for f in check(text, evidence, case.references, SHOP)]
+            if answer.truncated:
+                findings.append(f"cut off: after {_DRAFT_TOKENS} tokens")
             if not findings:
                 break
         return {"text": text, "findings": findings, "usage": usage}
@@ -244,8 +247,7 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
     case.usage += draft["usage"]
 
     async def ground() -> dict[str, Any]:
-        found = check(draft["text"], evidence, case.references, SHOP)
-        return {"findings": [str(f) for f in found], "cited": prompts.citations(draft["text"])}
+        return {"findings": draft["findings"], "cited": prompts.citations(draft["text"])}
 
     grounding = await turn.phase("grounding", ground)
     text = case.references.render(prompts.without_citations(draft["text"]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.grounding import check, personal_references
+from agents.grounding import check
 from agents.references import References
 from agents.workflows.prompts import Evidence
 
@@ -82,6 +82,11 @@ def test_a_faithful_draft_has_no_findings(draft: str) -> None:
         ),
         ("Your order is shipped (E1). We add a voucher.", "claim without a citation: We add"),
         ("Your order is shipped (E1) and fully insured.", "claim without a citation: and fully"),
+        # a thread that is lost
+        ("Your order is not not not shipped (E1).", "a word again and again: not"),
+        ("The lamp is shipped (E1). The lamp is shipped (E1).", "said twice: The lamp"),
+        # a meaning turned around
+        ("Your ceramic lamp is not shipped (E1).", "denies what it cites"),
         # nothing said
         ("NO_ANSWER", "no answer"),
         ("Your order is shipped (E1). NO_ANSWER", "no answer"),
@@ -110,7 +115,3 @@ def test_checking_leaves_the_conversations_references_as_they_were() -> None:
     before = list(references.items())
     check("Your order LO-99999 costs 7 EUR (E1).", evidence, references, SHOP)
     assert list(references.items()) == before
-
-
-def test_personal_references_are_told_from_the_others() -> None:
-    assert personal_references("[NAME_1] [ORDER_1] [IBAN_2]") == {"[NAME_1]", "[IBAN_2]"}
