@@ -22,6 +22,7 @@ _CITED = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)")
 _OWN_WORDS: Final = 0.3  # of a claim's telling words, or one of them
 _LONG_WORD: Final = 4
 _SHOWN: Final = 80
+_DOUBLED = re.compile(r"\b([^\W\d_]{2,})\s+\1\b", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|never|no|none|cannot)\b|n't", re.IGNORECASE)
 
 # What a polite letter says around its facts, in words that carry no fact.
@@ -70,9 +71,8 @@ def check(
 
 def _garbled(draft: str) -> list[Finding]:
     """What a model writes when it has lost its thread: a word again and again, a sentence twice."""
-    words = [w.lower() for w in _WORD.findall(_plain(draft))]
-    stuck = [a for a, b, c in zip(words, words[1:], words[2:], strict=False) if a == b == c]
-    findings = [Finding("a word again and again", word) for word in dict.fromkeys(stuck)]
+    stuck = dict.fromkeys(m.group(1).lower() for m in _DOUBLED.finditer(draft))
+    findings = [Finding("a word again and again", word) for word in stuck]
     said: set[str] = set()
     for sentence in _SENTENCE.split(_CITED.sub("", draft)):
         key = " ".join(sentence.lower().split())

@@ -217,7 +217,8 @@ def down() -> None:
     if not ray.is_initialized():
         return
     # Serve ends its controller while calls to it are open, and Ray prints a line about each.
-    with contextlib.redirect_stderr(io.StringIO()):
+    silence = io.StringIO()
+    with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
         ray_serve.shutdown()
         ray.shutdown()
 

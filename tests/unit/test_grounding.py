@@ -83,7 +83,7 @@ def test_a_faithful_draft_has_no_findings(draft: str) -> None:
         ("Your order is shipped (E1). We add a voucher.", "claim without a citation: We add"),
         ("Your order is shipped (E1) and fully insured.", "claim without a citation: and fully"),
         # a thread that is lost
-        ("Your order is not not not shipped (E1).", "a word again and again: not"),
+        ("Your order to to be shipped (E1).", "a word again and again: to"),
         ("The lamp is shipped (E1). The lamp is shipped (E1).", "said twice: The lamp"),
         # a meaning turned around
         ("Your ceramic lamp is not shipped (E1).", "denies what it cites"),
