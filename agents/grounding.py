@@ -65,14 +65,15 @@ def check(
     findings += _citations(draft, evidence)
     findings += _names(draft, evidence, shop)
     findings += _support(draft, evidence)
-    findings += _garbled(draft)
+    findings += _garbled(draft, evidence)
     return findings
 
 
-def _garbled(draft: str) -> list[Finding]:
+def _garbled(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
     """What a model writes when it has lost its thread: a word again and again, a sentence twice."""
-    stuck = dict.fromkeys(m.group(1).lower() for m in _DOUBLED.finditer(draft))
-    findings = [Finding("a word again and again", word) for word in stuck]
+    held = " ".join(e.text for e in evidence).lower()
+    stuck = [m for m in _DOUBLED.finditer(draft) if m.group().lower() not in held]
+    findings = [Finding("a word again and again", m.group(1).lower()) for m in stuck]
     said: set[str] = set()
     for sentence in _SENTENCE.split(_CITED.sub("", draft)):
         key = " ".join(sentence.lower().split())
