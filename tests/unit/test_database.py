@@ -56,6 +56,9 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_two_components_share_a_file_without_mixing_versions(tmp_path: Path) -> None:
     _open(tmp_path, ONE, TWO).close()
     other = _open(tmp_path, "CREATE TABLE others (id BIGINT)", component="others")
+    with other.transaction() as connection:
+        query = text("SELECT component, version FROM schema_versions ORDER BY component")
+        assert list(connection.execute(query)) == [("notes", 2), ("others", 1)]
     other.close()
     _open(tmp_path, ONE, TWO).close()
 

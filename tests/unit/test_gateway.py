@@ -356,6 +356,7 @@ async def test_engine_stops_when_the_client_leaves(stack: Stack, stream: bool) -
     else:
         task.cancel()
     await eventually(lambda: stack.small.gone == 1 and stack.idle())
+    assert len(stack.small.seen) == 1, "what a client left is not tried again"
 
 
 async def test_conversation_stays_on_one_of_equal_replicas(stack: Stack) -> None:

@@ -96,5 +96,7 @@ def test_a_taken_port_stops_the_start_and_names_the_setting(name: str, taken: in
 
 
 def test_haproxys_ports_do_not_matter_without_haproxy(taken: int) -> None:
-    ports = {"port": _free(), "haproxy": False, "haproxy_stats_port": taken}
-    require_free_ports(load(gateway=ports))
+    ports = {"port": _free(), "haproxy_stats_port": taken}
+    require_free_ports(load(gateway={**ports, "haproxy": False}))
+    with pytest.raises(ConfigError):
+        require_free_ports(load(gateway={**ports, "haproxy": True}))
