@@ -42,9 +42,9 @@ class Connector:
             case "read_ticket":
                 return {"kind": "ticket", **self._desk.read_ticket(ticket)}
             case "lookup_account":
-                return {"kind": "account", **self._desk.account(self._customer(ticket))}
+                return {"kind": "account", **self._desk.account(self._desk.customer_of(ticket))}
             case "lookup_order":
-                order = self._desk.order(self._customer(ticket), args["order"])
+                order = self._desk.order(self._desk.customer_of(ticket), args["order"])
                 return {"kind": "order", **order}
             case "refund":
                 receipt = self._desk.refund(key, ticket, args["order"], args["amount_cents"])
@@ -69,6 +69,3 @@ class Connector:
     def counts(self) -> dict[str, int]:
         """How many rows each kind of effect has; for reports and tests."""
         return self._desk.counts()
-
-    def _customer(self, ticket: str) -> str:
-        return str(self._desk.read_ticket(ticket)["customer"])

@@ -120,6 +120,11 @@ class HelpDesk:
             "earlier": [dict(e) for e in earlier],
         }
 
+    def customer_of(self, ticket: str) -> str:
+        """Whose ticket it is. Raises NotFound."""
+        with self._lock:
+            return str(self._row("tickets", "ticket", ticket)["customer"])
+
     def account(self, customer: str) -> Row:
         """For `prompts.account_text`: name (a placeholder), since, orders (newest first)."""
         with self._lock:

@@ -42,7 +42,6 @@ class RaySection(Section):
     num_cpus: float | None = Field(None, gt=0, description="logical CPUs of a local Ray")
     object_store_mb: int = Field(200, ge=80, description="shared memory of a local Ray, MB")
     dashboard: bool = False
-    start_timeout_s: float = Field(60.0, gt=0)
 
 
 class GatewaySection(Section):
@@ -150,7 +149,6 @@ class SupportSection(Section):
 
     desk: str = Field("support", description="folder below infra, or a path")
     intents: str = Field("support", description="trained intent head: name or folder")
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$")
     min_confidence: float = Field(0.70, ge=0, le=1, description="calibrated; below it: escalate")
     max_out_of_scope: float = Field(0.50, ge=0, le=1, description="above it: escalate")
     evidence: int = Field(4, ge=1, le=12, description="records recalled for a ticket")

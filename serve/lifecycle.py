@@ -36,10 +36,7 @@ def running_stack(
     began = time.monotonic()
     claim = Claim(home)
     stack_id = SystemIds().new("stack")
-    further = {}
-    if settings.gateway.haproxy:
-        further = environment(settings.gateway, home.resolve() / "haproxy")
-    prepare(home, stack_id, further)
+    prepare(home, stack_id, environment(settings.gateway, home.resolve() / "haproxy"))
     # Only now: these import Ray, which reads the environment once.
     from cluster import session
     from serve import app
@@ -53,8 +50,7 @@ def running_stack(
             session.sweep(claim.left_behind.stack, grace_s=0.0)
         require_free_ports(settings)
         claim.write(Running(os.getpid(), stack_id))
-        prepared = heads()
-        stack = app.up(settings, prepared, progress)
+        stack = app.up(settings, heads(), progress)
         ready = time.monotonic()
         asyncio.run(app.until_ready(stack, progress))
         stack.phases["first token"] = round(time.monotonic() - ready, 2)
