@@ -111,14 +111,15 @@ class HelpDesk:
                 " (received, id) < (?, ?) order by received desc, id desc limit 3",
                 (ticket["customer"], ticket["received"], id),
             ).fetchall()
-        return {
-            "id": id,
-            "customer": ticket["customer"],
-            "text": _vault(ticket, account)[1],
-            "received": ticket["received"],
-            "status": ticket["status"],
-            "earlier": [dict(e) for e in earlier],
-        }
+        view = {key: ticket[key] for key in ("id", "customer", "received", "status")}
+        return {**view, "text": _vault(ticket, account)[1], "earlier": [dict(e) for e in earlier]}
+
+    def redact(self, id: str, text: str) -> str:
+        """`text` without the personal data of this ticket's customer. Raises NotFound."""
+        with self._lock:
+            ticket = self._row("tickets", "ticket", id)
+            account = self._row("customers", "customer", ticket["customer"])
+        return _vault(ticket, account)[0].redact(text, account)
 
     def customer_of(self, ticket: str) -> str:
         """Whose ticket it is. Raises NotFound."""
@@ -198,12 +199,8 @@ class HelpDesk:
             )
             values = (key, ticket, wanted, amount_cents)
             self._db.execute("insert into refunds values (?,?,?,?)", values)
-            return {
-                "amount": amount,
-                "amount_cents": amount_cents,
-                "order": wanted,
-                "days": REFUND_DAYS,
-            }
+            made = {"amount": amount, "amount_cents": amount_cents, "order": wanted}
+            return {**made, "days": REFUND_DAYS}
 
         payload = {"order": wanted, "amount_cents": amount_cents}
         return self._once(key, "refund", ticket, payload, act)

@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 from agents.events import Event
+from cluster.errors import InvalidInput
+
+Verdict = Literal["accepted", "rejected", "corrected"]
+VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
+MAX_TEXT: Final = 20_000
+MAX_LINE: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,44 @@ class RunRow:
     status: str
     epoch: int
     created_at: float
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person says of an ended run: whether its outcome was right. `by` names the person;
+    `text` is the reply as it should have been, without personal data, and only for `corrected`.
+
+    InvalidInput for an unknown verdict, nobody's feedback, a correction without its text, a text
+    with another verdict, and what is too long (text MAX_TEXT, the others MAX_LINE characters).
+    """
+
+    verdict: Verdict
+    by: str
+    note: str = ""
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise InvalidInput("verdict", self.verdict, f"one of {list(VERDICTS)}")
+        for name, most in (("by", MAX_LINE), ("note", MAX_LINE), ("text", MAX_TEXT)):
+            value = getattr(self, name)
+            if len(value) > most or "\0" in value:
+                raise InvalidInput(name, value, f"at most {most} characters, none of them NUL")
+        if not self.by.strip():
+            raise InvalidInput("by", self.by, "the name of who judged")
+        if (self.verdict == "corrected") != bool(self.text.strip()):
+            raise InvalidInput("text", self.text, "the corrected reply with `corrected` alone")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Feedback at its place: `seq` counts from 1 within its run, `at` is seconds since the
+    epoch."""
+
+    run_id: str
+    seq: int
+    at: float
+    feedback: Feedback
 
 
 class Journal(Protocol):
@@ -46,3 +90,10 @@ class Journal(Protocol):
 
     def verify(self, run_id: str) -> int:
         """How many events the run's hash chain holds; DataError at the first broken link."""
+
+    def judge(self, run_id: str, feedback: Feedback) -> Judgement:
+        """Add feedback on an ended run; it stands beside the run's chain, which stays as it is.
+        NotFound when there is no such run, Conflict when it has not ended."""
+
+    def judgements(self, run_id: str) -> list[Judgement]:
+        """All feedback on a run in order; the last one counts. NotFound for an unknown run."""

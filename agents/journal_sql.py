@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from agents.events import Event, RunClaimed, RunEnded, RunStarted, parse
-from agents.journal import RunRow
+from agents.journal import Feedback, Judgement, RunRow
 from cluster.database import Database
 from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
 from cluster.ids import Clock, Ids
@@ -28,6 +28,13 @@ MIGRATIONS = (
     CREATE TABLE events (
         run_id TEXT NOT NULL, seq BIGINT NOT NULL, epoch BIGINT NOT NULL,
         at DOUBLE PRECISION NOT NULL, payload TEXT NOT NULL, hash TEXT NOT NULL,
+        PRIMARY KEY (run_id, seq)
+    )
+    """,
+    """
+    CREATE TABLE feedback (
+        run_id TEXT NOT NULL, seq BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        verdict TEXT NOT NULL, judge TEXT NOT NULL, note TEXT NOT NULL, corrected TEXT NOT NULL,
         PRIMARY KEY (run_id, seq)
     )
     """,
@@ -135,8 +142,38 @@ class SqlJournal:
             raise DataError(f"run {run_id}", f"events after {len(rows)} were removed")
         return len(rows)
 
+    def judge(self, run_id: str, feedback: Feedback) -> Judgement:
+        with self._database.transaction() as connection:
+            # The run's row is locked, so that two judges of one run take turns.
+            status, *_ = self._head(connection, run_id, lock=True)
+            if status != "ended":
+                raise Conflict(f"run {run_id}", "it has not ended, so nobody can judge it yet")
+            seq = len(self._judgements(connection, run_id)) + 1
+            judgement = Judgement(run_id, seq, self._clock.now(), feedback)
+            connection.execute(
+                text("INSERT INTO feedback VALUES (:r, :s, :at, :v, :b, :n, :c)"),
+                {
+                    "r": run_id, "s": seq, "at": judgement.at, "v": feedback.verdict,
+                    "b": feedback.by, "n": feedback.note, "c": feedback.text,
+                },
+            )  # fmt: skip
+            return judgement
+
+    def judgements(self, run_id: str) -> list[Judgement]:
+        with self._database.transaction() as connection:
+            self._head(connection, run_id)
+            return self._judgements(connection, run_id)
+
     def close(self) -> None:
         self._database.close()
+
+    def _judgements(self, connection: Connection, run_id: str) -> list[Judgement]:
+        query = (
+            "SELECT seq, at, verdict, judge, note, corrected FROM feedback"
+            " WHERE run_id = :r ORDER BY seq"
+        )
+        rows = connection.execute(text(query), {"r": run_id}).all()
+        return [Judgement(run_id, s, at, Feedback(*said)) for s, at, *said in rows]
 
     def _head(
         self, connection: Connection, run_id: str, lock: bool = False

@@ -114,10 +114,11 @@ _EVERYDAY: Final = frozenset(
 
 
 class Vault:
-    """The personal data of one ticket: text to placeholders and back."""
+    """The personal data of one ticket: text to placeholders and back. `references` that it is
+    given are taken: new values are numbered behind them."""
 
-    def __init__(self) -> None:
-        self._references = References()
+    def __init__(self, references: References | None = None) -> None:
+        self._references = references or References()
 
     def redact(self, text: str, account: Account | None = None) -> str:
         """`text` without personal data. Text that is redacted already comes back as it is.

@@ -11,7 +11,7 @@ Covered: the patterns below. Not covered: numbers written as words, ids of an un
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 PERSONAL: Final = ("NAME", "EMAIL", "PHONE", "CARD", "IBAN", "ADDRESS")
@@ -62,6 +62,17 @@ class References:
         self._by_value: dict[tuple[str, str], str] = {}
         self._by_reference: dict[str, str] = {}
         self._counts: dict[str, int] = {}
+
+    @classmethod
+    def holding(cls, known: Mapping[str, str]) -> "References":
+        """References that hold `known`, reference to value; what is new is numbered behind it."""
+        made = cls()
+        for reference, value in known.items():
+            kind, number = reference[1:-1].split("_")
+            made._by_value[(kind, _normal(kind, value))] = reference
+            made._by_reference[reference] = value
+            made._counts[kind] = max(made._counts.get(kind, 0), int(number))
+        return made
 
     def refer(self, kind: str, value: str) -> str:
         """The reference of `value`, made on first sight."""

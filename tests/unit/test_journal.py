@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from agents.events import PhaseDone, RunClaimed, RunEnded, RunStarted, TurnFailed
-from agents.journal_sql import SqlJournal
+from agents.journal import Feedback, Judgement
+from agents.journal_sql import MIGRATIONS, SqlJournal
 from agents.recovery import open_runs
 from agents.state import fold
+from cluster.database import Database
 from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
 from tests import postgres
 from tests.fakes import CountingIds, FakeClock
@@ -265,3 +267,59 @@ def test_the_chain_shows_what_was_changed_removed_added_or_reordered(
     _do(url, *tampering)
     with pytest.raises(DataError, match=chained):
         journal.verify(chained)
+
+
+def test_feedback_stands_beside_the_chain_and_the_last_one_is_last(
+    journal: SqlJournal, opened: Callable[[], SqlJournal], chained: str, clock: FakeClock
+) -> None:
+    before = journal.read(chained)
+    said = [
+        Feedback("rejected", "ann", "the wrong order ü☂ 'x' %s :a"),
+        Feedback("corrected", "bob", text="Your lamp\nis on its way."),
+        Feedback("accepted", "ann"),
+    ]
+    given = []
+    for feedback in said:
+        clock.step(1)
+        given.append(journal.judge(chained, feedback))
+    assert given[-1] == Judgement(chained, 3, clock.now(), said[-1])
+    assert opened().judgements(chained) == given
+    assert [j.feedback for j in given] == said
+    assert journal.read(chained) == before
+    assert journal.verify(chained) == len(before)
+
+
+def test_only_a_run_that_is_there_and_has_ended_is_judged(journal: SqlJournal) -> None:
+    accepted = Feedback("accepted", "ann")
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    with pytest.raises(Conflict, match="has not ended"):
+        journal.judge(run_id, accepted)
+    assert journal.judgements(run_id) == []
+    journal.append(run_id, epoch, [ENDED])
+    journal.judge(run_id, accepted)
+    for call in (lambda: journal.judge("run_9", accepted), lambda: journal.judgements("run_9")):
+        with pytest.raises(NotFound, match="'run_9'"):
+            call()
+
+
+def test_all_of_many_judges_at_once_are_heard(
+    journal: SqlJournal, opened: Callable[[], SqlJournal], chained: str
+) -> None:
+    doors = [opened() for _ in range(4)]
+    said = [Feedback("accepted", f"judge {i}") for i in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: doors[i % 4].judge(chained, said[i]), range(20)))
+    heard = journal.judgements(chained)
+    assert [j.seq for j in heard] == list(range(1, 21))
+    assert sorted(j.feedback.by for j in heard) == sorted(f.by for f in said)
+
+
+def test_a_journal_from_before_feedback_is_brought_up_to_date(
+    url: str, tmp_path: Path, opened: Callable[[], SqlJournal]
+) -> None:
+    Database(url, "journal", MIGRATIONS[:1], tmp_path).close()
+    journal = opened()
+    run_id = _run(journal)
+    journal.append(run_id, journal.claim(run_id, "queued"), [ENDED])
+    assert journal.judge(run_id, Feedback("accepted", "ann")).seq == 1
