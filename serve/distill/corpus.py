@@ -1,34 +1,35 @@
 """The corpus of the reference checkpoints: an endless stream of chats, made from a seed.
 
-The messages come from the very functions that the support workflow uses (`prompts`, `References`),
-over tickets, orders, policies and injections made up here. Training and validation differ in seed
-and in a part of the templates. English replies only; tickets also in German, French and Spanish.
+The messages come from the very functions that the workflows use (`prompts`, `References`), over
+tickets, orders, policies, conversations, briefs and injections made up here. The splits differ in
+seed and share neither a template nor a word that names an article. English answers only; tickets
+also in other languages.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 from typing import Any, Final
 
 from agents.references import References
 from agents.workflows.prompts import Evidence, Message, draft_messages, plan_messages
+from serve.distill.content import make_outline, make_posts
 from serve.distill.drafts import make_draft
-from serve.distill.grammar import expand, lexicon
+from serve.distill.grammar import SPLITS, expand, lexicon, part, words
 from serve.distill.plans import expected_plan, tool_forms
+from serve.distill.slots import make_slots
+from serve.distill.summaries import make_summary
 from serve.distill.tickets import INTENTS, Ticket, Values, item, make_ticket
 
-TASKS: Final = ("planner", "routine")
-SPLITS: Final = ("train", "validation")
-_CHAT_SHARE: Final = 0.04
-_TOOL_SHARE: Final = 0.02
 _SOURCES: Final = ("delivery", "returns", "refunds", "warranty", "invoices", "payment", "account")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One chat: what the model is given, and what it should answer. `kind` is plan, draft, chat
-    or tool."""
+    """One chat: what the model is given, and what it should answer. `kind` is plan, slots, draft,
+    summary, outline, posts, chat or tool."""
 
     kind: str
     messages: list[Message]
@@ -36,22 +37,18 @@ class Example:
     tools: list[dict[str, Any]] | None = None
 
 
-def examples(task: str, split: str, seed: int) -> Iterator[Example]:
-    """Examples without end for the model `task`; the same seed gives the same ones."""
-    number = 0
-    while True:
+def examples(task: str, split: str, seed: int, start: int = 0) -> Iterator[Example]:
+    """Examples without end for the model `task`, from number `start` on; the same seed gives the
+    same ones."""
+    for number in count(start):
         yield make_example(Random(f"{task}/{split}/{seed}/{number}"), task, split)
-        number += 1
 
 
 def make_example(rng: Random, task: str, split: str) -> Example:
-    """One example of `task` ('planner' or 'routine')."""
-    kind = rng.random()
-    if kind < _CHAT_SHARE:
-        return _chat(rng)
-    if task == "planner":
-        return _tool(rng) if kind < _CHAT_SHARE + _TOOL_SHARE else _plan(rng, split)
-    return _draft(rng, split)
+    """One example for the model `task` ('planner' or 'routine')."""
+    shares = SHARES[task]
+    kind = rng.choices(list(shares), weights=list(shares.values()))[0]
+    return _MAKERS[kind](rng, split)
 
 
 def _plan(rng: Random, split: str) -> Example:
@@ -60,11 +57,10 @@ def _plan(rng: Random, split: str) -> Example:
     text = refs.rewrite(ticket.text)
     tools = tool_forms(refs, order_tools=rng.random() < 0.05)
     answer = expected_plan(ticket, refs)
-    history = refs.rewrite(
-        expand(rng, rng.choice(lexicon("tickets")["histories"]), Values(rng))
-        if rng.random() < 0.4
-        else ""
-    )
+    history = ""
+    if rng.random() < 0.4:
+        template = rng.choice(words("tickets", "histories", split))
+        history = refs.rewrite(expand(rng, template, Values(rng, split)))
     sources = [_source(rng) for _ in range(rng.choice((0, 1, 2, 3, 3)))]
     messages = plan_messages(
         ticket=text,
@@ -82,6 +78,10 @@ def _source(rng: Random) -> str:
     return f"policy:{rng.choice(_SOURCES)}.md#{rng.randrange(1, 4)}"
 
 
+def _slots(rng: Random, split: str) -> Example:
+    return Example("slots", *make_slots(rng, split))
+
+
 def _draft(rng: Random, split: str) -> Example:
     ticket: Ticket = make_ticket(rng, split, answerable=True)
     refs = References()
@@ -91,24 +91,37 @@ def _draft(rng: Random, split: str) -> Example:
     return Example("draft", messages, answer)
 
 
-def _chat(rng: Random) -> Example:
-    words = lexicon("chat")
-    pair = rng.choice(words["chat"])
-    ask = expand(rng, "{" + pair["ask"] + "}", Values(rng))
+def _summary(rng: Random, split: str) -> Example:
+    return Example("summary", *make_summary(rng, split))
+
+
+def _outline(rng: Random, split: str) -> Example:
+    return Example("outline", *make_outline(rng, split))
+
+
+def _posts(rng: Random, split: str) -> Example:
+    return Example("posts", *make_posts(rng, split))
+
+
+def _chat(rng: Random, split: str) -> Example:
+    pair = rng.choice(lexicon("chat")["chat"])
+    ask = expand(rng, "{" + pair["ask"] + "}", Values(rng, split))
     messages = [{"role": "user", "content": _cased(rng, ask)}]
-    if system := rng.choice(words["systems"]):
+    if system := rng.choice(lexicon("chat")["systems"]):
         messages.insert(0, {"role": "system", "content": system})
     return Example("chat", messages, pair["say"])
 
 
-def _tool(rng: Random) -> Example:
-    words = lexicon("chat")
-    chosen = rng.choice(words["tools"])
-    values = Values(rng)
-    value = {"city": rng.choice(words["cities"]), "order": values("order"), "query": item(rng)}[
-        chosen["argument"]
-    ]
-    offered = rng.sample(words["tools"], rng.choice((1, 1, 2)))
+def _tool(rng: Random, split: str) -> Example:
+    listed = lexicon("chat")["tools"]
+    chosen = rng.choice(listed)
+    values = Values(rng, split)
+    value = {
+        "city": rng.choice(part(lexicon("chat")["cities"], split)),
+        "order": values("order"),
+        "query": item(rng, split),
+    }[chosen["argument"]]
+    offered = rng.sample(listed, rng.choice((1, 1, 2)))
     if chosen not in offered:
         offered[0] = chosen
     ask = expand(rng, chosen["ask"], lambda _: value)
@@ -137,5 +150,28 @@ def tool_schema(tool: dict[str, str]) -> dict[str, Any]:
 def _cased(rng: Random, text: str) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.6 else text
 
+
+_MAKERS: Final[dict[str, Callable[[Random, str], Example]]] = {
+    "plan": _plan,
+    "slots": _slots,
+    "draft": _draft,
+    "summary": _summary,
+    "outline": _outline,
+    "posts": _posts,
+    "chat": _chat,
+    "tool": _tool,
+}
+# How often each model is shown each kind of chat: what it is asked for most, most.
+SHARES: Final[dict[str, dict[str, float]]] = {
+    "planner": {
+        "plan": 0.50, "slots": 0.12, "draft": 0.24, "outline": 0.06, "chat": 0.04, "tool": 0.04,
+    },
+    "routine": {
+        "draft": 0.46, "slots": 0.14, "summary": 0.17, "outline": 0.07, "posts": 0.12,
+        "chat": 0.04,
+    },
+    "tiny": {"chat": 1.0},
+}  # fmt: skip
+TASKS: Final = ("planner", "routine")
 
 __all__ = ["INTENTS", "SPLITS", "TASKS", "Example", "examples", "make_example", "tool_schema"]

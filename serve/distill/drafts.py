@@ -26,6 +26,7 @@ from serve.distill.tickets import (
 SIGN_OFF: Final = "Kind regards,\nLumen & Oak"
 STATUSES: Final = ("processing", "shipped", "delivered", "shipped", "delivered", "returned")
 _CANCELLED: Final = 0.1
+_ANSWERED: Final = 0.7  # of the topics asked about have a passage
 _NEEDS_PASSAGE: Final = ("return_item", *POLICY_INTENTS)
 _USES_PASSAGE: Final = ("delivery_late", *_NEEDS_PASSAGE)
 _TOPICS: Final = (*_USES_PASSAGE, "refund_request", "damaged_item", "wrong_item", "other")
@@ -72,7 +73,7 @@ def make_draft(rng: Random, ticket: Ticket, refs: References, split: str) -> Dra
     orders: dict[str, dict[str, object]] = {}
     for step in steps:
         if step["tool"] == "lookup_order":
-            orders[step["order"]] = _order(rng, reply, step["order"])
+            orders[step["order"]] = _order(rng, reply, step["order"], split)
     for step in steps:
         if step["tool"] == "refund":
             _refund(rng, reply, step, orders[step["order"]])
@@ -106,12 +107,12 @@ def order_sentence(order: Mapping[str, object]) -> str:
     return text + (f"; {order['refunded']} was refunded" if order.get("refunded") else "")
 
 
-def _order(rng: Random, reply: _Reply, reference: str) -> dict[str, object]:
+def _order(rng: Random, reply: _Reply, reference: str, split: str) -> dict[str, object]:
     status = "cancelled" if rng.random() < _CANCELLED else rng.choice(STATUSES)
     order: dict[str, object] = {
         "id": reference,
         "status": status,
-        "item": item(rng),
+        "item": item(rng, split),
         "total": amount(rng),
         "ordered": date(rng),
     }
@@ -169,7 +170,7 @@ def _recalled(rng: Random, ticket: Ticket, split: str) -> tuple[list[Passage], l
     """What memory gives for `ticket`, in random order, and the topics that it answers."""
     asked = [r.intent for r in ticket.requests]
     usable = [t for t in asked if t in _USES_PASSAGE]
-    present = [t for t in usable if rng.random() < 0.86]
+    present = [t for t in usable if rng.random() < _ANSWERED]
     near = [n for topic in asked for n in _NEAR.get(topic, ())]
     distractors = [t for t in _TOPICS if t not in usable and t not in near]
     passages = [_passage(rng, topic, split) for topic in present]
@@ -179,7 +180,7 @@ def _recalled(rng: Random, ticket: Ticket, split: str) -> tuple[list[Passage], l
     for _ in range(3 - len(passages) if rng.random() < 0.7 else rng.choice((0, 1))):
         passages.append(_passage(rng, rng.choice(distractors), split))
     if rng.random() < 0.06:
-        passages.append(make_trap(rng))
+        passages.append(make_trap(rng, split))
     rng.shuffle(passages)
     return passages, present
 

@@ -10,10 +10,14 @@ from typing import Any, Final
 
 import yaml
 
+from cluster.errors import InvalidInput
+
+SPLITS: Final = ("train", "validation", "test")
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _SLOT = re.compile(r"<([a-z0-9]+)>")
 _HERE: Final = Path(__file__).parent
-_HELD_OUT_PERCENT: Final = 12
+_TEST_SHARE: Final = 0.12
+_VALIDATION_SHARE: Final = 0.08
 
 
 def expand(rng: Random, template: str, slot: Callable[[str], str]) -> str:
@@ -25,14 +29,27 @@ def expand(rng: Random, template: str, slot: Callable[[str], str]) -> str:
     return re.sub(r" (?=[.,!?] |[.,!?]$)|(?<= ) +", "", " ".join(text.split()))
 
 
-def part(templates: list[str], split: str) -> list[str]:
-    """The templates of `split` (`train` or `validation`), disjoint and stable over runs. A list
-    too short to be divided serves both."""
-    held_out = [t for t in templates if _hash(t) % 100 < _HELD_OUT_PERCENT]
-    kept = [t for t in templates if t not in held_out]
-    if not held_out or not kept:
-        return templates
-    return kept if split == "train" else held_out
+def part(entries: list[str], split: str) -> list[str]:
+    """The entries (templates or words) of `split`: `train`, `validation` or `test`.
+
+    The three are disjoint, stable over runs, and never empty: by the rank of an entry's hash, 12 %
+    are for test, 8 % for validation. Raises InvalidInput for a list too short to be divided.
+    """
+    ranked = sorted(set(entries), key=_hash)
+    if len(ranked) < len(SPLITS):
+        raise InvalidInput("templates", entries, "at least three, one for each split")
+    test = max(1, round(_TEST_SHARE * len(ranked)))
+    validation = test + max(1, round(_VALIDATION_SHARE * len(ranked)))
+    bounds = {"test": (0, test), "validation": (test, validation), "train": (validation, None)}
+    if split not in bounds:
+        raise InvalidInput("split", split, f"one of {', '.join(SPLITS)}")
+    return ranked[slice(*bounds[split])]
+
+
+@cache
+def words(name: str, kind: str, split: str) -> list[str]:
+    """The entries of `split` in the list `kind` of `NAME.yaml`."""
+    return part(list(lexicon(name)[kind]), split)
 
 
 @cache

@@ -4,7 +4,7 @@ Drafting is copying from evidence, and a model this small finds the circuit for 
 that looks at the previous token, and a later one that finds where the current token stood before
 and brings what followed it. Here both are laid into the initial weights; training does the rest.
 The stream is divided for it: dimension 0 is constant, then come the token's own content and, at
-the end, the content of the token before.
+the end, as many dimensions as a head has, the content of the token before.
 """
 
 import math
@@ -18,6 +18,7 @@ _SHARP: Final = 2.0  # weight of query and key norms: how peaked attention is
 _COPY: Final = 0.16  # how strongly a found token is written
 _LOOK_BACK: Final = 0  # layer of the previous-token heads
 _LOOK_UP: Final = 2  # layer of the look-up heads
+LAYERS_NEEDED: Final = _LOOK_UP
 _QUIET: Final = 0.2  # scale of what starts at random
 
 
@@ -31,7 +32,7 @@ def _lay(model: Any) -> None:
     config = model.config
     hidden, head = config.hidden_size, config.head_dim
     groups = config.num_key_value_heads
-    previous = 2 * head  # the last dimensions hold what stood before
+    previous = head  # the last dimensions hold what stood before
     own = slice(1, hidden - previous)
     size = hidden - previous - 1
     embedding = model.model.embed_tokens.weight
@@ -47,7 +48,7 @@ def _lay(model: Any) -> None:
 
 
 def _look_back(attention: Any, config: Any, own: slice, shrink: torch.Tensor) -> None:
-    """Heads of the first two groups attend to the position before and carry its content on."""
+    """The heads of the first group attend to the position before and carry its content on."""
     head, per_group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
     half = head // 2
     theta = config.rope_parameters["rope_theta"]
@@ -57,17 +58,14 @@ def _look_back(attention: Any, config: Any, own: slice, shrink: torch.Tensor) ->
         query[i] = math.sqrt(energy)
         key[i], key[i + half] = math.cos(angle) * query[i], math.sin(angle) * query[i]
     _sharpen(attention)
-    for group in range(2):
-        rows = slice(group * head, (group + 1) * head)
-        _set(attention.k_proj.weight, rows, key)
-        attention.v_proj.weight[rows] = 0.0
-        attention.v_proj.weight[rows, own] = shrink[rows]
-        for q in range(group * per_group, (group + 1) * per_group):
-            _set(attention.q_proj.weight, slice(q * head, (q + 1) * head), query)
-            block = attention.o_proj.weight[:, q * head : (q + 1) * head]
-            block.zero_()
-            start = config.hidden_size - 2 * head + group * head
-            block[start : start + head] = torch.eye(head) * _WIDTH / per_group
+    _set(attention.k_proj.weight, slice(0, head), key)
+    attention.v_proj.weight[:head] = 0.0
+    attention.v_proj.weight[:head, own] = shrink
+    for q in range(per_group):
+        _set(attention.q_proj.weight, slice(q * head, (q + 1) * head), query)
+        block = attention.o_proj.weight[:, q * head : (q + 1) * head]
+        block.zero_()
+        block[config.hidden_size - head :] = torch.eye(head) * _WIDTH / per_group
 
 
 def _look_up(attention: Any, config: Any, own: slice, shrink: torch.Tensor, groups: int) -> None:
@@ -76,10 +74,10 @@ def _look_up(attention: Any, config: Any, own: slice, shrink: torch.Tensor, grou
     half = head // 2
     # The slow half of the rotation hardly turns within a prompt: there content can be compared.
     slow = [*range(half // 2, half), *range(half + half // 2, head)]
-    content = _orthonormal(groups * head, shrink.shape[1])
     _sharpen(attention)
     for group in range(groups):
         rows = slice(group * head, (group + 1) * head)
+        content = _orthonormal(head, shrink.shape[1])
         pick = _orthonormal(len(slow), shrink.shape[0])
         key = torch.zeros(head, config.hidden_size)
         key[slow, config.hidden_size - shrink.shape[0] :] = pick
@@ -87,12 +85,12 @@ def _look_up(attention: Any, config: Any, own: slice, shrink: torch.Tensor, grou
         query[slow, own] = pick @ shrink
         attention.k_proj.weight[rows] = key
         attention.v_proj.weight[rows] = 0.0
-        attention.v_proj.weight[rows, own] = content[rows]
+        attention.v_proj.weight[rows, own] = content
         for q in range(group * per_group, (group + 1) * per_group):
             attention.q_proj.weight[q * head : (q + 1) * head] = query
             block = attention.o_proj.weight[:, q * head : (q + 1) * head]
             block.zero_()
-            block[own] = content[rows].T * _COPY / per_group
+            block[own] = content.T * _COPY / per_group
 
 
 def _sharpen(attention: Any) -> None:

@@ -21,6 +21,6 @@ def made_examples(each: int, seed: int) -> list[tuple[str, str]]:
     for intent in (*INTENTS, OUT_OF_SCOPE):
         templates = words["requests"].get(intent) or words[intent]
         for number in range(each):
-            text = expand(rng, templates[number % len(templates)], Values(rng))
+            text = expand(rng, templates[number % len(templates)], Values(rng, "train"))
             made[(References().rewrite(Vault().redact(text)), intent)] = None
     return list(made)

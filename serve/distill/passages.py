@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from serve.distill.grammar import expand, lexicon, part
+from serve.distill.grammar import expand, lexicon, part, words
 from serve.distill.tickets import Values
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
@@ -43,19 +43,20 @@ class Passage:
 
 def make_passage(rng: Random, topic: str, split: str) -> Passage:
     """A passage that answers `topic`."""
-    values = Values(rng)
-    own = _shop().get(topic, ())
+    values = Values(rng, split)
+    # What the shop itself says is no test of copying what was never seen.
+    own = _shop().get(topic, ()) if split == "train" else ()
     if own and rng.random() < _SHOP_SHARE:
         title, sentences = rng.choice(own)
     else:
-        title = rng.choice(lexicon("passages")["titles"][topic])
+        title = rng.choice(part(lexicon("passages")["titles"][topic], split))
         templates = part(lexicon("passages")["topics"][topic], split)
-        chosen = rng.sample(templates, min(len(templates), rng.choice((1, 2, 2, 3))))
+        chosen = rng.sample(templates, min(len(templates), rng.choice((1, 1, 2, 2))))
         sentences = tuple(_capital(expand(rng, t, values)) for t in chosen)
     answer = sentences[:_MAX_SENTENCES]
     body = list(sentences)
     if rng.random() < 0.07:
-        trap = _capital(expand(rng, rng.choice(lexicon("passages")["injections"]), values))
+        trap = _capital(expand(rng, rng.choice(words("passages", "injections", split)), values))
         body.insert(rng.randrange(len(body) + 1), trap)
     text = " ".join(body)
     form = rng.random()
@@ -71,14 +72,14 @@ def make_past_answer(rng: Random, topic: str, split: str, question: Callable[[],
     passage = make_passage(rng, topic, split)
     answer = " ".join(passage.answer)
     slots = {"answer": answer, "question": question()}
-    text = expand(rng, rng.choice(lexicon("passages")["past"]), slots.__getitem__)
+    text = expand(rng, rng.choice(words("passages", "past", split)), slots.__getitem__)
     return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", _capital(text), passage.answer)
 
 
-def make_trap(rng: Random) -> Passage:
+def make_trap(rng: Random, split: str) -> Passage:
     """A passage that only tries to give the model orders."""
-    template = rng.choice(lexicon("passages")["injections"])
-    return Passage("trap", "ticket:1", _capital(expand(rng, template, Values(rng))), ())
+    template = rng.choice(words("passages", "injections", split))
+    return Passage("trap", "ticket:1", _capital(expand(rng, template, Values(rng, split))), ())
 
 
 @cache

@@ -1,60 +1,106 @@
-"""The two reference models: their sizes, and how a checkpoint folder is written and read."""
+"""The reference models: their sizes, and how a checkpoint folder is written and read."""
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
-from serve.distill.headstart import lay_copying
+from serve.distill.headstart import LAYERS_NEEDED, lay_copying
 from serve.distill.tokenizer import END_OF_TEXT, TURN_END, VOCABULARY
 
+disable_progress_bar()
+
 MAX_LENGTH: Final = 1024
-# hidden, layers, intermediate, heads, key-value heads, head size
-SHAPES: Final[dict[str, tuple[int, int, int, int, int, int]]] = {
-    "planner": (256, 5, 640, 8, 4, 32),
-    "routine": (192, 4, 512, 6, 3, 32),
+_THETA: Final = 1_000_000.0  # slow enough that content compares over a whole prompt
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model. Training starts with `young` layers and grows to `layers`."""
+
+    hidden: int
+    layers: int
+    young: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int = 64
+
+
+SHAPES: Final = {
+    "planner": Shape(256, 10, 5, 640, 4, 2),
+    "routine": Shape(192, 4, 4, 512, 4, 2),
+    # For tests, and for those who want to see the whole way in a minute.
+    "tiny": Shape(128, 2, 2, 256, 2, 1),
 }
-THETA: Final = {"planner": 10_000.0, "routine": 1_000_000.0}
 
 
 def new_model(name: str, tokenizer: Any, seed: int) -> Any:
-    """An untrained model of the shape `name`."""
-    hidden, layers, intermediate, heads, kv_heads, head_dim = SHAPES[name]
+    """An untrained young model of the shape `name`."""
     torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(_config(SHAPES[name], SHAPES[name].young, tokenizer))
+    if SHAPES[name].young > LAYERS_NEEDED:
+        lay_copying(model)
+    return model
+
+
+def grown(model: Any, layers: int) -> Any:
+    """`model` with `layers` layers, writing what it wrote before: each layer is followed by copies
+    of itself that add nothing to the stream yet (progressive stacking, Gong et al. 2019, made
+    function preserving as in Net2Net, Chen et al. 2016)."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    config.layer_types = ["full_attention"] * layers
+    attention = model.config._attn_implementation
+    larger = Qwen3ForCausalLM(config).to(model.device, torch.float32)
+    larger.set_attn_implementation(attention)
+    larger.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
+    larger.model.norm.load_state_dict(model.model.norm.state_dict())
+    before = len(model.model.layers)
+    for index, layer in enumerate(larger.model.layers):
+        source = index * before // layers
+        layer.load_state_dict(model.model.layers[source].state_dict())
+        if index and (index - 1) * before // layers == source:
+            with torch.no_grad():
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+    return larger
+
+
+def _config(shape: Shape, layers: int, tokenizer: Any) -> Qwen3Config:
     end, stop = tokenizer.convert_tokens_to_ids([END_OF_TEXT, TURN_END])
-    config = Qwen3Config(
+    return Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=hidden,
+        hidden_size=shape.hidden,
         num_hidden_layers=layers,
-        intermediate_size=intermediate,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
+        intermediate_size=shape.intermediate,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": THETA[name]},
+        rope_parameters={"rope_type": "default", "rope_theta": _THETA},
         pad_token_id=end,
         eos_token_id=stop,
         bos_token_id=None,
     )
-    model = Qwen3ForCausalLM(config)
-    if name == "routine":
-        lay_copying(model)
-    return model
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint folder that vLLM and transformers load; weights as bfloat16."""
     weights = {k: v.detach().to(torch.bfloat16) for k, v in model.state_dict().items()}
-    copy = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
-    copy.load_state_dict(weights)
+    written = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
+    written.load_state_dict(weights)
     ids = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
-    copy.generation_config = GenerationConfig(
+    written.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ids, pad_token_id=ids[1]
     )
     folder.mkdir(parents=True, exist_ok=True)
-    copy.save_pretrained(folder)
+    written.save_pretrained(folder, max_shard_size="15MB")
     tokenizer.save_pretrained(folder, save_jinja_files=False)
 
 

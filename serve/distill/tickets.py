@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from serve.distill.grammar import expand, lexicon, part
+from serve.distill.grammar import expand, lexicon, part, words
 
 ORDER_INTENTS: Final = ("order_status", "delivery_late", "return_item")
 REFUND_INTENTS: Final = ("refund_request", "damaged_item", "wrong_item")
@@ -28,6 +28,9 @@ _MONTHS: Final = (
 )
 _EXAMPLES: Final = Path(__file__).parents[2] / "infra" / "support" / "intents.jsonl"
 _PLACEHOLDER: Final = re.compile(r"\[(ORDER|AMOUNT|DATE|NUMBER|TRACKING)_([1-9])\]")
+_PERSON: Final = re.compile(
+    r"human|real person|a person|manager|supervisor|mensch|persona real|humain|lawyer|anwalt", re.I
+)
 _SLOTS: Final = {"ORDER": "order", "AMOUNT": "amount", "DATE": "date", "NUMBER": "count"}
 
 
@@ -54,8 +57,9 @@ class Ticket:
 class Values:
     """Raw values of one ticket: each slot keeps its value until `renew`."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, split: str) -> None:
         self._rng = rng
+        self._split = split
         self._made: dict[str, str] = {}
 
     def __call__(self, name: str) -> str:
@@ -84,20 +88,23 @@ class Values:
             return str(rng.randrange(2, 60))
         if name.startswith("amount") or name == "money":
             return amount(rng)
-        return item(rng) if name == "item" else date(rng) if name == "date" else word(rng, name)
+        if name == "date":
+            return date(rng)
+        return item(rng, self._split) if name == "item" else word(rng, name, self._split)
 
 
-def word(rng: Random, kind: str) -> str:
+def word(rng: Random, kind: str, split: str) -> str:
     """A noun or an adjective of the lexicon, or one that nobody has seen before."""
-    words = lexicon("passages")
     if rng.random() < 0.25:
-        return "".join(rng.choices(words["syllables"], k=rng.randrange(2, 4)))
-    return str(rng.choice(words["nouns"] if kind == "noun" else words["adjectives"]))
+        syllables = words("passages", "syllables", split)
+        return "".join(rng.choices(syllables, k=rng.randrange(2, 4)))
+    return rng.choice(words("passages", "nouns" if kind == "noun" else "adjectives", split))
 
 
-def item(rng: Random) -> str:
+def item(rng: Random, split: str) -> str:
     """The name of an article."""
-    name = " ".join([word(rng, "adj") for _ in range(rng.randrange(0, 3))] + [word(rng, "noun")])
+    adjectives = [word(rng, "adj", split) for _ in range(rng.randrange(0, 3))]
+    name = " ".join([*adjectives, word(rng, "noun", split)])
     if rng.random() < 0.15:
         count = rng.choice(("two", "three", "four", "five", "six"))
         return rng.choice((f"set of {count} {name}s", f"{name} (set of {count})", f"{name} (pair)"))
@@ -121,7 +128,7 @@ def date(rng: Random) -> str:
 
 def make_ticket(rng: Random, split: str, *, answerable: bool = False) -> Ticket:
     """A random ticket; `answerable` leaves out the kinds that are always escalated."""
-    values = Values(rng)
+    values = Values(rng, split)
     kind = rng.random()
     if not answerable and kind < 0.18:
         return _unusual(rng, values, split)
@@ -131,14 +138,13 @@ def make_ticket(rng: Random, split: str, *, answerable: bool = False) -> Ticket:
     if rng.random() < 0.14:
         second, more = _second(rng, values, first, intents, split)
         requests.append(second)
-        core = (
-            f"{_end(core)} {expand(rng, rng.choice(lexicon('tickets')['joiners']), values)} {more}"
-        )
+        joiner = expand(rng, rng.choice(words("tickets", "joiners", split)), values)
+        core = f"{_end(core)} {joiner} {more}"
     reason = None
     if not answerable and rng.random() < 0.06:
         core = _shuffled(rng, [core, expand(rng, rng.choice(_texts("person", split)), values)])
         reason = "needs_person"
-    text = _dressed(rng, values, core)
+    text = _dressed(rng, values, core, split)
     if rng.random() < 0.1:
         trap = expand(rng, rng.choice(_texts("injections", split)), values)
         text = _shuffled(rng, [text, trap])
@@ -151,13 +157,16 @@ def _unusual(rng: Random, values: Values, split: str) -> Ticket:
     intent = rng.choice((*INTENTS, "out_of_scope"))
     if kind == "person":
         return Ticket(
-            _dressed(rng, values, core), rng.choice(("complaint", intent)), (), "needs_person"
+            _dressed(rng, values, core, split),
+            rng.choice(("complaint", intent)),
+            (),
+            "needs_person",
         )
     if kind == "not_allowed":
-        return Ticket(_dressed(rng, values, core), intent, (), "not_allowed")
+        return Ticket(_dressed(rng, values, core, split), intent, (), "not_allowed")
     if kind == "missing":
         return Ticket(core, intent, (), "missing_information")
-    return Ticket(_dressed(rng, values, core), "out_of_scope", (), "out_of_scope")
+    return Ticket(_dressed(rng, values, core, split), "out_of_scope", (), "out_of_scope")
 
 
 def _request(rng: Random, values: Values, intent: str, split: str) -> tuple[Request, str]:
@@ -178,15 +187,17 @@ def _second(
     return _request(rng, values, rng.choice(others), split)
 
 
-def _dressed(rng: Random, values: Values, core: str) -> str:
+def _dressed(rng: Random, values: Values, core: str, split: str) -> str:
     """`core` with the things people write around it."""
-    words = lexicon("tickets")
-    before = [expand(rng, rng.choice(words["greetings"]), values)] if rng.random() < 0.5 else []
+
+    def said(kind: str) -> str:
+        return expand(rng, rng.choice(words("tickets", kind, split)), values)
+
+    before = [said("greetings")] if rng.random() < 0.5 else []
     for kind, share in (("chatter", 0.2), ("anger", 0.12)):
         if rng.random() < share:
-            extra = expand(rng, rng.choice(words[kind]), values)
-            core = _shuffled(rng, [core, extra])
-    after = [expand(rng, rng.choice(words["closers"]), values)] if rng.random() < 0.5 else []
+            core = _shuffled(rng, [core, said(kind)])
+    after = [said("closers")] if rng.random() < 0.5 else []
     text = " ".join([*before, _end(core) if after else core, *after])
     text = text[0].upper() + text[1:] if rng.random() < 0.5 else text
     if rng.random() < 0.05:
@@ -195,14 +206,14 @@ def _dressed(rng: Random, values: Values, core: str) -> str:
 
 
 def _typos(rng: Random, text: str) -> str:
-    words = text.split(" ")
+    typed = text.split(" ")
     for _ in range(rng.randrange(1, 4)):
-        i = rng.randrange(len(words))
-        if len(words[i]) > 3 and words[i].isalpha():
-            j = rng.randrange(1, len(words[i]) - 1)
-            swapped = words[i][:j] + words[i][j + 1] + words[i][j] + words[i][j + 2 :]
-            words[i] = rng.choice((swapped, words[i][:j] + words[i][j + 1 :]))
-    return " ".join(words)
+        i = rng.randrange(len(typed))
+        if len(typed[i]) > 3 and typed[i].isalpha():
+            j = rng.randrange(1, len(typed[i]) - 1)
+            swapped = typed[i][:j] + typed[i][j + 1] + typed[i][j] + typed[i][j + 2 :]
+            typed[i] = rng.choice((swapped, typed[i][:j] + typed[i][j + 1 :]))
+    return " ".join(typed)
 
 
 def _shuffled(rng: Random, parts: list[str]) -> str:
@@ -217,9 +228,10 @@ def _end(text: str) -> str:
 @cache
 def _texts(kind: str, split: str) -> list[str]:
     """The templates of a kind or an intent: ours, and the examples of the shop's intent head."""
-    words = lexicon("tickets")
-    texts: list[str] = words[kind] if kind in words else words["requests"][kind]
-    return part(list(texts), split) + part(_examples().get(kind, []), split)
+    listed = lexicon("tickets")
+    texts: list[str] = listed[kind] if kind in listed else listed["requests"][kind]
+    written = _examples().get(kind)
+    return part(list(texts), split) + (part(written, split) if written else [])
 
 
 @cache
@@ -230,6 +242,8 @@ def _examples() -> dict[str, list[str]]:
     for line in _EXAMPLES.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         text = _PLACEHOLDER.sub(_slot, row["text"])
+        if _PERSON.search(text):
+            continue  # a request of its own, which `person` teaches
         if "<" not in text.replace("<order", "").replace("<amount", "") or "[" not in text:
             found.setdefault(row["intent"], []).append(text)
     return found

@@ -1,55 +1,62 @@
-"""Trains a reference checkpoint from scratch.
-
-    python -m serve.distill.train --model planner --minutes 30 --seed 7 --out DIR [--resume]
+"""Trains a reference checkpoint, from scratch or from another one, on the corpus or on traces.
 
 The corpus is made while it runs, so no example is seen twice. Loss counts answers only. Matrices
 are trained with Muon, the rest with AdamW; the learning rate warms up and falls by a cosine over
-the minutes (or, repeatable to the bit on one machine, over `--steps`). DIR is a checkpoint that
-vLLM loads; DIR/state.pt, kept until the end, is what `--resume` goes on from.
+the minutes (or, repeatable to the bit on one machine, over the steps). A planner starts with half
+of its layers and grows when GROW_AT of the way is gone. The folder that is written is a checkpoint
+that vLLM loads; its `state.pt`, kept until the end, is what a resumed training goes on from.
 """
 
-import argparse
 import json
 import math
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.nn import functional
 
-from serve.distill.corpus import TASKS, examples
+from cluster.errors import InvalidInput
+from serve.distill.corpus import Example, examples
+from serve.distill.curves import Curves
 from serve.distill.drills import copy_drill
-from serve.distill.packing import IGNORED, Batch, Encoded, batches
-from serve.distill.shapes import load, new_model, parameters, save
+from serve.distill.packing import CHATWISE, IGNORED, Batch, Encoded, batches
+from serve.distill.shapes import SHAPES, grown, load, new_model, parameters, save
 from serve.distill.tokenizer import build_tokenizer, encode
 
-LENGTH: Final = 512
+LONGEST: Final = 640  # tokens of a chat; longer ones are left out
 WARM_UP: Final = 0.03
+GROW_AT: Final = 0.5
 VALIDATION_SEED: Final = 1_000_003
-_SAVE_EVERY_S: Final = 240.0
+_SAVE_EVERY_S: Final = 300.0
 _REPORT_EVERY: Final = 20
-_CHECK_EVERY: Final = 100
-_DRILLS: Final = 0.15
+_CHECK_EVERY: Final = 200
+_CHECKED: Final = 160  # validation chats
+_DRILLS: Final = 0.10  # copying drills among chats, until GROW_AT
+_REPLAY: Final = 0.5  # share of the corpus among traces, against forgetting
+
+if TYPE_CHECKING:
+    from serve.distill.chats import TracedChat
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. Ends at `steps` when given, else after `minutes`."""
+    """How to train. Ends after `steps` when given, else after `minutes`. `model` names the shape
+    and its share of the corpus; `base` is a checkpoint folder to start from; `tokens` go into a
+    step and `rate` is the highest learning rate."""
 
     model: str
-    minutes: float
-    steps: int
-    seed: int
-    rows: int
-    rate: float
-    compiled: bool
-    start: str = ""
+    minutes: float = 30.0
+    steps: int = 0
+    seed: int = 7
+    tokens: int = 4096
+    rate: float = 3e-3
+    base: str = ""
 
 
 @dataclass
@@ -60,72 +67,208 @@ class Progress:
     chats: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    layers: int = 0
 
 
-def train(options: Options, out: Path, *, resume: bool) -> None:
-    """Train, print progress, and write the checkpoint folder `out`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = build_tokenizer(1)
-    if options.start:
-        model, tokenizer = load(Path(options.start))
-        model.to(device)
-    else:
-        model = new_model(options.model, tokenizer, options.seed).to(device)
-    optimizers = _optimizers(model, options.rate)
-    progress = Progress()
-    if resume:
-        progress = _restore(out, model, optimizers, device)
-    print(f"{options.model}: {parameters(model):,} parameters on {device}", flush=True)
-    body = torch.compile(model.model) if options.compiled else model.model
-    checks = _validation(options, tokenizer)
-    started, saved = time.monotonic() - progress.seconds, time.monotonic()
-    window = [0.0, 0.0, time.monotonic()]
-    for batch in _stream(options, tokenizer, progress):
-        done = _done(options, progress)
-        if done >= 1.0:
-            break
-        _set_rate(optimizers, options.rate, done)
-        loss = _loss(model, body, batch.to(device), device)
+class Training:
+    """One training run into the folder `out`."""
+
+    def __init__(
+        self, options: Options, out: Path, say: Say, traces: "list[TracedChat] | None" = None
+    ) -> None:
+        """Raises InvalidInput for an unknown model, or traces without one for training."""
+        if options.model not in SHAPES:
+            raise InvalidInput("model", options.model, f"one of {', '.join(SHAPES)}")
+        self.options, self.out, self._say = options, out, say
+        self._traces = [t for t in traces or [] if t.split == "train"]
+        if traces is not None and not self._traces:
+            raise InvalidInput("from", len(traces), "a file with chats of the split 'train'")
+        self.progress = Progress()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        if options.base:
+            self.model, self.tokenizer = load(Path(options.base))
+        else:
+            self.tokenizer = build_tokenizer(1)
+            self.model = new_model(options.model, self.tokenizer, options.seed)
+        self._take(self.model)
+
+    def resume(self) -> None:
+        """Go on from `out`/state.pt. Raises InvalidInput when there is none."""
+        path = self.out / "state.pt"
+        if not path.is_file():
+            raise InvalidInput("resume", path, "a folder whose training was broken off")
+        state = torch.load(path, map_location=self._device, weights_only=True)
+        if state["options"] != asdict(self.options):
+            raise InvalidInput("resume", asdict(self.options), f"as it began: {state['options']}")
+        self.progress = Progress(**state["progress"])
+        self._take(grown(self.model, self.progress.layers))
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def run(self) -> None:
+        """Train to the end, telling of progress, and write the checkpoint."""
+        self._say(f"{self.options.model}: {parameters(self.model):,} parameters on {self._device}")
+        checks = self._validation()
+        curves = Curves(self.out, fresh=self.progress.step == 0)
+        started = saved = time.monotonic()
+        started -= self.progress.seconds
+        window = [0.0, 0.0, time.monotonic()]
+        for batch in self._stream():
+            done = self._done()
+            if done >= 1.0:
+                break
+            self._grow(done)
+            loss = self._step(batch.to(self._device), done)
+            self.progress.step += 1
+            self.progress.chats = batch.drawn
+            self.progress.tokens += batch.tokens.numel()
+            self.progress.seconds = time.monotonic() - started
+            window = [window[0] + loss, window[1] + batch.tokens.numel(), window[2]]
+            if self.progress.step % _REPORT_EVERY == 0:
+                window = self._report(curves, window)
+            if self.progress.step % _CHECK_EVERY == 0:
+                self._check(curves, checks)
+            if time.monotonic() - saved > _SAVE_EVERY_S:
+                self._store()
+                saved = time.monotonic()
+        self._check(curves, checks)
+        self._finish(curves)
+
+    def _take(self, model: Any) -> None:
+        model.set_attn_implementation(CHATWISE)
+        self.model = model.to(self._device)
+        self.progress.layers = len(model.model.layers)
+        self._optimizers = _optimizers(model, self.options.rate)
+
+    def _grow(self, done: float) -> None:
+        layers = SHAPES[self.options.model].layers
+        if done < GROW_AT or self.options.base or self.progress.layers >= layers:
+            return
+        self._take(grown(self.model, layers))
+        self._say(f"grown to {layers} layers, {parameters(self.model):,} parameters")
+
+    def _step(self, batch: Batch, done: float) -> float:
+        _set_rate(self._optimizers, self.options.rate, done)
+        logits, targets = self._answers(batch)
+        loss = functional.cross_entropy(logits, targets)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        progress.step += 1
-        progress.tokens += int((batch.chats > 0).sum())
-        progress.seconds = time.monotonic() - started
-        window = _report(progress, window, float(loss.detach()), int((batch.chats > 0).sum()))
-        if progress.step % _CHECK_EVERY == 0:
-            _check(model, body, checks, device, progress)
-        if time.monotonic() - saved > _SAVE_EVERY_S:
-            _store(out, model, tokenizer, optimizers, progress)
-            saved = time.monotonic()
-    _check(model, body, checks, device, progress)
-    save(model.to("cpu"), tokenizer, out)
-    (out / "state.pt").unlink(missing_ok=True)
-    record = {**asdict(options), **asdict(progress), "parameters": parameters(model)}
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return float(loss.detach())
+
+    def _answers(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and targets of the answers' tokens only."""
+        # The CPU's bfloat16 instructions halve the time of a step; weights stay in float32.
+        fast = self._device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        with torch.autocast(self._device, torch.bfloat16, enabled=fast):
+            hidden = self.model.model(
+                input_ids=batch.tokens, position_ids=batch.positions, bounds=batch.bounds,
+                attention_mask={"full_attention": None}, use_cache=False,
+            ).last_hidden_state  # fmt: skip
+            wanted = batch.targets != IGNORED
+            logits = self.model.lm_head(hidden[wanted])
+        return logits.float(), batch.targets[wanted]
+
+    def _done(self) -> float:
+        if self.options.steps:
+            return self.progress.step / self.options.steps
+        return self.progress.seconds / (60.0 * self.options.minutes)
+
+    def _stream(self) -> Iterator[Batch]:
+        begun = self.progress.chats
+        for batch in batches(self._encoded(begun), self.options.tokens, LONGEST):
+            yield Batch(
+                batch.tokens, batch.targets, batch.positions, batch.bounds, begun + batch.drawn
+            )
+
+    def _encoded(self, start: int) -> Iterator[Encoded]:
+        """The stream from number `start` on: what stands at a number depends on seed and number."""
+        corpus = examples(self.options.model, "train", self.options.seed, start)
+        for number, example in enumerate(corpus, start):
+            rng = Random(f"stream/{self.options.seed}/{number}")
+            if self._traces and rng.random() >= _REPLAY:
+                yield encode(self.tokenizer, _as_example(rng.choice(self._traces)))
+            elif not self.options.base and rng.random() < _DRILLS * (self._done() < GROW_AT):
+                yield copy_drill(rng, self.tokenizer)
+            else:
+                yield encode(self.tokenizer, example)
+
+    def _validation(self) -> list[tuple[str, Batch]]:
+        chats = [
+            example
+            for example, _ in zip(
+                examples(self.options.model, "validation", VALIDATION_SEED),
+                range(_CHECKED),
+                strict=False,
+            )
+        ]
+        found: list[tuple[str, Batch]] = []
+        for kind in sorted({c.kind for c in chats}):
+            encoded = (encode(self.tokenizer, c) for c in chats if c.kind == kind)
+            found += [(kind, b) for b in batches(encoded, self.options.tokens, LONGEST)]
+        return found
+
+    def _check(self, curves: Curves, checks: list[tuple[str, Batch]]) -> None:
+        """Tell validation loss and, by kind, the share of answers whose every token would be the
+        greedy choice (the same as being written right by greedy decoding)."""
+        losses: list[float] = []
+        right: dict[str, list[int]] = {}
+        for kind, batch in ((k, b.to(self._device)) for k, b in checks):
+            with torch.no_grad():
+                logits, targets = self._answers(batch)
+            losses.append(float(functional.cross_entropy(logits, targets)))
+            wrong = torch.zeros_like(batch.targets, dtype=torch.bool)
+            wrong[batch.targets != IGNORED] = logits.argmax(-1) != targets
+            chats = [
+                wrong[0, a:b].any() for a, b in zip(batch.bounds, batch.bounds[1:], strict=False)
+            ]
+            count = right.setdefault(kind, [0, 0])
+            count[0] += sum(not bool(c) for c in chats)
+            count[1] += len(chats)
+        loss = sum(losses) / len(losses)
+        shares = {kind: of / total for kind, (of, total) in right.items()}
+        curves.checked(self.progress.step, loss, shares)
+        told = ", ".join(f"{kind} {of}/{total}" for kind, (of, total) in right.items())
+        self._say(f"  validation after {self.progress.step} steps: loss {loss:.4f}; right: {told}")
+
+    def _report(self, curves: Curves, window: list[float]) -> list[float]:
+        speed = window[1] / (time.monotonic() - window[2])
+        loss = window[0] / _REPORT_EVERY
+        curves.trained(self.progress.step, loss, speed)
+        self._say(
+            f"{self.progress.seconds / 60:5.1f} min ({self._done():4.0%})"
+            f"  step {self.progress.step}  loss {loss:.4f}  {self.progress.tokens:,} tokens  {speed:,.0f} tokens/s"
+        )
+        return [0.0, 0.0, time.monotonic()]
+
+    def _store(self) -> None:
+        save(self.model, self.tokenizer, self.out)
+        state = {
+            "options": asdict(self.options),
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self._optimizers],
+            "progress": asdict(self.progress),
+        }
+        torch.save(state, self.out / "state.part")
+        (self.out / "state.part").replace(self.out / "state.pt")
+
+    def _finish(self, curves: Curves) -> None:
+        save(self.model.to("cpu"), self.tokenizer, self.out)
+        (self.out / "state.pt").unlink(missing_ok=True)
+        record = {**asdict(self.options), **asdict(self.progress)}
+        record |= {"parameters": parameters(self.model), "traces": len(self._traces)}
+        record["base"] = Path(self.options.base).name
+        text = json.dumps(record, indent=2) + "\n"
+        (self.out / "training.json").write_text(text, encoding="utf-8")
+        curves.plot()
 
 
-def _loss(model: Any, body: Any, batch: Batch, device: str) -> torch.Tensor:
-    logits, targets = _answers(model, body, batch, device)
-    return functional.cross_entropy(logits, targets)
-
-
-def _answers(model: Any, body: Any, batch: Batch, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets of the answers' tokens only."""
-    # The CPU's bfloat16 instructions halve the time of a step; weights stay in float32.
-    fast = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    with torch.autocast(device, torch.bfloat16, enabled=fast):
-        hidden = body(
-            input_ids=batch.tokens,
-            attention_mask=batch.mask(),
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
-        wanted = batch.targets != IGNORED
-        logits = model.lm_head(hidden[wanted])
-    return logits.float(), batch.targets[wanted]
+def _as_example(chat: "TracedChat") -> Example:
+    *before, answer = chat.messages
+    return Example(chat.task, before, answer["content"])
 
 
 def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
@@ -140,116 +283,8 @@ def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _done(options: Options, progress: Progress) -> float:
-    if options.steps:
-        return progress.step / options.steps
-    return progress.seconds / (60.0 * options.minutes)
-
-
 def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float, done: float) -> None:
     scale = done / WARM_UP if done < WARM_UP else 0.5 * (1 + math.cos(math.pi * done))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * max(scale, 0.01)
-
-
-def _stream(options: Options, tokenizer: Any, progress: Progress) -> Iterator[Batch]:
-    def encoded() -> Iterator[Encoded]:
-        chats = examples(options.model, "train", options.seed)
-        for example in islice(chats, progress.chats, None):
-            rng = Random(f"drill/{options.seed}/{progress.chats}")
-            progress.chats += 1
-            yield encode(tokenizer, example)
-            if options.model == "routine" and rng.random() < _DRILLS:
-                yield copy_drill(rng, tokenizer)
-
-    return batches(encoded(), options.rows, LENGTH)
-
-
-def _validation(options: Options, tokenizer: Any) -> list[Batch]:
-    chats = islice(examples(options.model, "validation", VALIDATION_SEED), 400)
-    return list(islice(batches((encode(tokenizer, c) for c in chats), options.rows, LENGTH), 6))
-
-
-def _check(model: Any, body: Any, checks: list[Batch], device: str, progress: Progress) -> None:
-    """Print validation loss and the share of answers whose every token would be the greedy choice
-    (the same as being written right by greedy decoding)."""
-    losses, right, total = [], 0, 0
-    for batch in (b.to(device) for b in checks):
-        with torch.no_grad():
-            logits, targets = _answers(model, body, batch, device)
-        losses.append(float(functional.cross_entropy(logits, targets)))
-        wrong = logits.argmax(-1) != targets
-        rows = torch.arange(len(batch.chats), device=targets.device)[:, None]
-        chats = (rows * 1000 + batch.chats)[batch.targets != IGNORED]
-        total += len(chats.unique())
-        right += len(chats.unique()) - len(chats[wrong].unique())
-    print(
-        f"  validation after {progress.step} steps: loss {sum(losses) / len(losses):.4f}, "
-        f"whole answers right {right}/{total}",
-        flush=True,
-    )
-
-
-def _report(progress: Progress, window: list[float], loss: float, tokens: int) -> list[float]:
-    window = [window[0] + loss, window[1] + tokens, window[2]]
-    if progress.step % _REPORT_EVERY:
-        return window
-    speed = window[1] / (time.monotonic() - window[2])
-    print(
-        f"{progress.seconds / 60:5.1f} min  step {progress.step}  "
-        f"loss {window[0] / _REPORT_EVERY:.4f}  {progress.tokens:,} tokens  {speed:,.0f} tokens/s",
-        flush=True,
-    )
-    return [0.0, 0.0, time.monotonic()]
-
-
-def _store(
-    out: Path,
-    model: Any,
-    tokenizer: Any,
-    optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
-) -> None:
-    save(model, tokenizer, out)
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "progress": asdict(progress),
-    }
-    torch.save(state, out / "state.part")
-    (out / "state.part").replace(out / "state.pt")
-
-
-def _restore(
-    out: Path, model: Any, optimizers: list[torch.optim.Optimizer], device: str
-) -> Progress:
-    state = torch.load(out / "state.pt", map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return Progress(**state["progress"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a reference checkpoint from scratch.")
-    parser.add_argument("--model", choices=TASKS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--minutes", type=float, default=30.0, help="time to train (default 30)")
-    parser.add_argument("--steps", type=int, default=0, help="train this many steps instead")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=8, help="rows of 512 tokens a step")
-    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--start", default="", help="a checkpoint folder to start from")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
-    parser.add_argument("--no-compile", action="store_true", help="don't use torch.compile")
-    args = parser.parse_args()
-    compiled = not args.no_compile and shutil.which("g++") is not None
-    options = Options(
-        args.model, args.minutes, args.steps, args.seed, args.rows, args.rate, compiled, args.start
-    )
-    train(options, args.out, resume=args.resume)
-
-
-if __name__ == "__main__":
-    main()
