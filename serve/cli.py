@@ -15,6 +15,8 @@ from rich.table import Table
 
 from cluster.errors import MainspringError
 from cluster.settings import Settings, load
+from serve import operator_cli
+from serve.distill.cli import distill
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +28,7 @@ intents = typer.Typer(no_args_is_help=True, help="The intent head on the embeddi
 memory = typer.Typer(no_args_is_help=True, help="What is remembered.")
 app.add_typer(intents, name="intents")
 app.add_typer(memory, name="memory")
+app.add_typer(distill, name="distill")
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
@@ -273,6 +276,8 @@ def _interruptible() -> Iterator[None]:
 def _say(text: str) -> None:
     console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", markup=True)
 
+
+operator_cli.register(app)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,119 @@
+"""What people say of runs, and how they find them: `mainspring runs`, `mainspring feedback`.
+
+Both work on the journal's own database, whether the stack is running or not.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
+from agents.state import RunState, fold
+from cluster.errors import InvalidInput, NotFound
+from cluster.settings import Settings, load
+
+console = Console(highlight=False, soft_wrap=True)
+PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
+
+
+def runs(
+    decision: str | None = typer.Option(None, help="Only runs that ended so, as replied."),
+    limit: int = typer.Option(20, min=1, help="At most so many, the newest."),
+    profile: str | None = PROFILE,
+) -> None:
+    """List the newest runs: how they ended, and what people said of them."""
+    settings = load(profile)
+    table = Table("run", "workflow", "ticket", "decision", "verdict", box=None)
+    with opened(settings) as journal:
+        for row in islice(_rows(journal, settings.tenant, decision), limit):
+            table.add_row(*row)
+    console.print(table)
+
+
+def feedback(
+    run: str,
+    verdict: str = typer.Option(..., help="accepted, rejected or corrected."),
+    by: str = typer.Option(..., help="Who says so."),
+    note: str = typer.Option("", help="Why; kept with the verdict, not trained on."),
+    text_file: Path | None = typer.Option(
+        None, "--text-file", help="With corrected: the reply as it should have been."
+    ),
+    profile: str | None = PROFILE,
+) -> None:
+    """Say of an ended run whether its outcome was right; the last verdict counts."""
+    settings = load(profile)
+    text = "" if text_file is None else _read(text_file)
+    with opened(settings) as journal:
+        state = fold(run, journal.read(run))
+        if state.input.get("tenant", settings.tenant) != settings.tenant:
+            raise NotFound("run", run)
+        said = Feedback(cast(Verdict, verdict), by, note, text)
+        clean = [_redacted(settings, state, words) for words in (note, text)]
+        journal.judge(run, Feedback(said.verdict, by, *clean))
+    console.print(f"{run}: {verdict} by {by}", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to `app`."""
+    app.command()(runs)
+    app.command()(feedback)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Journal]:
+    """The journal of these settings, opened beside the stack's own."""
+    from agents.journal_sql import SqlJournal
+    from cluster.ids import SystemClock, SystemIds
+
+    journal = SqlJournal(
+        settings.journal.url, settings.data_dir.resolve(), SystemClock(), SystemIds()
+    )
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _rows(journal: Journal, tenant: str, decision: str | None) -> Iterator[list[str]]:
+    for row in reversed(journal.runs(tenant)):
+        state = fold(row.run_id, journal.read(row.run_id))
+        ended = state.ended.decision if state.ended is not None else "open"
+        if decision in {None, ended}:
+            judged: list[Any] = journal.judgements(row.run_id)
+            verdict = judged[-1].feedback.verdict if judged else "-"
+            yield [row.run_id, row.workflow, str(state.input.get("ticket", "-")), ended, verdict]
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > 4 * MAX_TEXT:
+            raise InvalidInput("text-file", str(path), f"at most {MAX_TEXT} characters")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("text-file", str(path), f"a readable UTF-8 text ({error})") from None
+
+
+def _redacted(settings: Settings, state: RunState, text: str) -> str:
+    """`text` without what is personal: the journal holds references only. The desk, which alone
+    knows its customers, takes out its own; the detector takes out what anybody would see."""
+    from agents.helpdesk import HelpDesk
+    from agents.pii import Vault
+    from cluster.ids import SystemClock
+
+    ticket = state.input.get("ticket")
+    if not text or ticket is None:
+        return Vault().redact(text)
+    path = settings.path("desk.db")
+    if not path.is_file():
+        raise NotFound("desk", str(path))
+    desk = HelpDesk(path, SystemClock())
+    try:
+        return desk.redact(str(ticket), text)
+    finally:
+        desk.close()
