@@ -15,12 +15,15 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value. `target` is what was promised, `sense` on which side of it is good."""
+    """A measured value. `target` is what was promised, `sense` on which side of it is good. A
+    share has the `count` of what it is a share of, and the 95 % `interval` that follows."""
 
     name: str
     value: float
     target: float | None = None
     sense: Literal["at least", "at most"] = "at most"
+    count: int | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool | None:
@@ -53,14 +56,24 @@ def write(
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     _plot(name, figures)
+    _print(figures)
+    missed = any(f.met is False for f in figures)
+    return 1 if missed and os.environ.get("STRICT") == "1" else 0
+
+
+def _print(figures: list[Figure]) -> None:
     width = max(len(f.name) for f in figures)
-    print(f"\n{'figure':<{width}}  {'value':>10}  {'target':>18}  met")
+    shares = any(f.count is not None for f in figures)
+    more = f"  {'count':>6}  {'95 % interval':>15}" if shares else ""
+    print(f"\n{'figure':<{width}}  {'value':>10}  {'target':>18}  met{more}")
     for figure in figures:
         target = f"{figure.sense} {figure.target:g}" if figure.target is not None else "-"
         met = {True: "yes", False: "no", None: "-"}[figure.met]
-        print(f"{figure.name:<{width}}  {figure.value:>10.4g}  {target:>18}  {met}")
-    missed = any(f.met is False for f in figures)
-    return 1 if missed and os.environ.get("STRICT") == "1" else 0
+        line = f"{figure.name:<{width}}  {figure.value:>10.4g}  {target:>18}  {met}"
+        if figure.count is not None and figure.interval is not None:
+            low, high = figure.interval
+            line = f"{line:<{width + 37}}  {figure.count:>6}  {low:>7.4f}-{high:.4f}"
+        print(line)
 
 
 def _plot(name: str, figures: list[Figure]) -> None:
@@ -69,13 +82,22 @@ def _plot(name: str, figures: list[Figure]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    drawing, axes = plt.subplots(figsize=(8, 0.4 * len(figures) + 1.2))
-    axes.barh([f.name for f in figures], [f.value for f in figures], color="#4477aa")
-    for row, figure in enumerate(figures):
-        if figure.target is not None:
-            axes.plot([figure.target] * 2, [row - 0.4, row + 0.4], color="#cc3311")
-    axes.invert_yaxis()
-    axes.set_title(name)
+    # Shares on a scale of their own: beside tokens a second they would be too small to see.
+    parts = [[f for f in figures if (f.count is None) is bare] for bare in (True, False)]
+    parts = [p for p in parts if p]
+    drawing, panels = plt.subplots(
+        len(parts), figsize=(8, 0.4 * len(figures) + 1.2), squeeze=False,
+        height_ratios=[len(p) for p in parts],
+    )  # fmt: skip
+    for axes, part in zip(panels[:, 0], parts, strict=True):
+        axes.barh([f.name for f in part], [f.value for f in part], color="#4477aa")
+        for row, figure in enumerate(part):
+            if figure.target is not None:
+                axes.plot([figure.target] * 2, [row - 0.4, row + 0.4], color="#cc3311")
+            if figure.interval is not None:
+                axes.plot(figure.interval, [row] * 2, color="#222222")
+        axes.invert_yaxis()
+    panels[0, 0].set_title(name)
     drawing.tight_layout()
     drawing.savefig(RESULTS / f"{name}.png", dpi=110)
     plt.close(drawing)
