@@ -40,11 +40,15 @@ class Models:
     classifier: ScriptedClassifier = field(
         default_factory=lambda: ScriptedClassifier(intent="damaged_item")
     )
+    memory: ListRecaller = field(
+        default_factory=lambda: ListRecaller(
+            [("policy:damage", "Damaged items are paid back or sent again.")]
+        )
+    )
 
     def parts(self) -> Parts:
-        memory = ListRecaller([("policy:damage", "Damaged items are paid back or sent again.")])
         return Parts(
-            self.chat, self.classifier, memory, support_section(), "planner", "routine", 5.0
+            self.chat, self.classifier, self.memory, support_section(), "planner", "routine", 5.0
         )
 
     def asked(self, model: str) -> list[list[Message]]:

@@ -156,6 +156,8 @@ def _problem(where: str, error: ValidationError) -> InvalidInput:
     match first["type"]:
         case "missing":
             value, expected = None, "this field"
+        case "tuple_type":
+            expected = "a list of messages"
         case "extra_forbidden":
             expected = _KEYS
         case "string_too_short" | "string_pattern_mismatch":
