@@ -1,7 +1,6 @@
 """`mainspring distill`: from what people accepted to a small model that does it."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -28,4 +27,28 @@ def distill_export(
     workflows = workflows_to_replay(settings.support)
     with opened(settings) as journal:
         report = export(journal, tenant or settings.tenant, out, workflows)
-    console.print_json(json.dumps(asdict(report)))
+    console.print_json(json.dumps(vars(report)))
+
+
+@distill.command("evaluate")
+def distill_evaluate(
+    candidate: Path = typer.Argument(..., help="The checkpoint folder that was trained."),
+    incumbent: str = typer.Option(..., help="What it is to replace: a folder or checkpoint:NAME."),
+    on: Path | None = typer.Option(
+        None, help="Chats of `distill export`; the held-out ones count."
+    ),
+    model: str = typer.Option("routine", help="Without --on: whose chats of the corpus."),
+    count: int = typer.Option(400, min=1, help="Without --on: how many."),
+    core: str = typer.Option("0", help="The core that the engines may use, one after the other."),
+) -> None:
+    """Compare a candidate with the incumbent on held-out chats: CANDIDATE/evaluation.json."""
+    from serve.catalog import resolve_source
+    from serve.distill.chats import read_chats
+    from serve.distill.evaluate import compare, corpus_chats, evaluate
+
+    folder = Path(resolve_source(incumbent))
+    if on is None:
+        found = compare(candidate, folder, corpus_chats(model, count), core=core)
+    else:
+        found = evaluate(candidate, folder, read_chats(on), core=core)
+    console.print_json(json.dumps(asdict(found)))

@@ -17,7 +17,6 @@ from agents.workflows.prompts import NO_ANSWER, Evidence
 from serve.distill.corpus import Example
 from serve.distill.summaries import keeps_all
 
-SHOP: Final = "Lumen & Oak"
 # Figures of which a True is bad.
 BAD: Final = ("ungrounded", "garbled")
 _GARBLED: Final = ("a word again and again", "said twice")
@@ -70,13 +69,13 @@ def _plan(example: Example, answer: str) -> Figures:
         name: [p for p in parameters.split(",") if p]
         for name, parameters in _FORM.findall(block.group(1) if block else "")
     }
-    wanted, got = json.loads(example.answer)["steps"], steps_of(answer, forms)
+    wanted, got = steps_of(example.answer, forms), steps_of(answer, forms)
     figures = {
         "json_valid": got is not None,
-        "plan_right": got is not None and _tools(got) == _tools(wanted),
-        "arguments_right": got == wanted,
+        "plan_right": got is not None and _tools(got) == _tools(wanted or []),
+        "arguments_right": got is not None and got == wanted,
     }
-    if missing := _missing(wanted):
+    if missing := _missing(wanted or []):
         figures["asks_or_refuses"] = _missing(got or []) == missing
     return figures
 
@@ -113,23 +112,29 @@ def _missing(steps: Sequence[dict[str, str]]) -> str:
 
 
 def _slots(example: Example, answer: str) -> Figures:
-    wanted, got = json.loads(example.answer), _parsed(answer)
-    valid = isinstance(got, dict) and list(got) == list(wanted) and _slots_typed(got)
+    wanted, got = _slots_in(example.answer), _slots_in(answer)
+    named = [{k: v for k, v in (slots or {}).items() if k != "intent"} for slots in (wanted, got)]
     return {
-        "json_valid": valid,
-        "arguments_right": valid and all(got[k] == wanted[k] for k in wanted if k != "intent"),
-        "intent_right": valid and got["intent"] == wanted["intent"],
+        "json_valid": got is not None,
+        "arguments_right": got is not None and named[0] == named[1],
+        "intent_right": got is not None
+        and wanted is not None
+        and got["intent"] == wanted["intent"],
     }
 
 
-def _slots_typed(slots: dict[str, Any]) -> bool:
-    return (
+def _slots_in(text: str) -> dict[str, Any] | None:
+    slots = _parsed(text)
+    if not isinstance(slots, dict) or set(slots) != {"intent", "orders", "amount", "person"}:
+        return None
+    typed = (
         isinstance(slots["intent"], str)
         and isinstance(slots["orders"], list)
         and all(isinstance(order, str) for order in slots["orders"])
         and isinstance(slots["amount"], str | None)
         and isinstance(slots["person"], bool)
     )
+    return slots if typed else None
 
 
 def _tool(example: Example, answer: str) -> Figures:
@@ -143,17 +148,18 @@ def _tool(example: Example, answer: str) -> Figures:
 
 
 def _draft(example: Example, answer: str) -> Figures:
-    if _refuses(example.answer):
-        figures = {"asks_or_refuses": _refuses(answer)}
-    elif facts := _references(example.answer):
-        figures = {"facts_copied": _in_order(facts, _references(answer))}
+    if refuses(example.answer):
+        figures = {"asks_or_refuses": refuses(answer)}
+    elif facts := references_of(example.answer):
+        figures = {"facts_copied": _in_order(facts, references_of(answer))}
     else:
         figures = {}
     if _ASKS.search(example.answer):
         figures["asks_or_refuses"] = bool(_ASKS.search(answer))
-    if _refuses(answer):
+    if refuses(answer):
         return figures
-    findings = check(answer, evidence_of(example), References(), SHOP)
+    # The expected letter is signed as the shop signs.
+    findings = check(answer, evidence_of(example), References(), example.answer)
     figures["supported"] = not findings
     return figures | _written(findings)
 
@@ -166,11 +172,11 @@ def _written(findings: Sequence[Finding]) -> Figures:
 
 
 def _content(example: Example, answer: str) -> Figures:
-    if _refuses(example.answer):
-        figures = {"asks_or_refuses": _refuses(answer)}
+    if refuses(example.answer):
+        figures = {"asks_or_refuses": refuses(answer)}
     else:
         figures = {"facts_copied": Counter(_facts(example.answer)) <= Counter(_facts(answer))}
-    return figures if _refuses(answer) else figures | _written(_strange(example, answer))
+    return figures if refuses(answer) else figures | _written(_strange(example, answer))
 
 
 def _strange(example: Example, answer: str) -> list[Finding]:
@@ -184,22 +190,23 @@ def _strange(example: Example, answer: str) -> list[Finding]:
     findings = [Finding("citation of nothing", id) for id in cited]
     # A line at a time: two posts may well say the same.
     for line in _EVIDENCE_ID.sub(" ", answer).splitlines():
-        findings += check(line, [*evidence, held], References(), SHOP)
+        findings += check(line, [*evidence, held], References(), example.answer)
     return findings
 
 
 def _summary(example: Example, answer: str) -> Figures:
     figures = {"summary_keeps": keeps_all(example.answer, answer)}
-    if facts := set(_references(example.answer)):
-        figures["facts_copied"] = facts <= set(_references(answer))
+    if facts := set(references_of(example.answer)):
+        figures["facts_copied"] = facts <= set(references_of(answer))
     return figures
 
 
 def _facts(text: str) -> list[str]:
-    return [*_references(text), *(m.group() for m in _EVIDENCE_ID.finditer(text))]
+    return [*references_of(text), *(m.group() for m in _EVIDENCE_ID.finditer(text))]
 
 
-def _references(text: str) -> list[str]:
+def references_of(text: str) -> list[str]:
+    """The references in `text`, in order, with repeats."""
     return [m.group() for m in REFERENCE.finditer(text)]
 
 
@@ -208,7 +215,8 @@ def _in_order(wanted: Sequence[str], got: Sequence[str]) -> bool:
     return all(reference in rest for reference in wanted)
 
 
-def _refuses(answer: str) -> bool:
+def refuses(answer: str) -> bool:
+    """Whether it says that the evidence has no answer, as the workflow reads it."""
     return NO_ANSWER in answer
 
 
