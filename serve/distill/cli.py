@@ -1,6 +1,7 @@
 """`mainspring distill`: from what people accepted to a small model that does it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -51,4 +52,4 @@ def distill_evaluate(
         found = compare(candidate, folder, corpus_chats(model, count), core=core)
     else:
         found = evaluate(candidate, folder, read_chats(on), core=core)
-    console.print_json(json.dumps(asdict(found)))
+    console.print_json(json.dumps(vars(found)))
