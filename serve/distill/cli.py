@@ -52,4 +52,4 @@ def distill_evaluate(
         found = compare(candidate, folder, corpus_chats(model, count), core=core)
     else:
         found = evaluate(candidate, folder, read_chats(on), core=core)
-    console.print_json(json.dumps(vars(found)))
+    console.print_json(json.dumps(asdict(found)))
