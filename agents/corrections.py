@@ -8,7 +8,7 @@ from typing import Final
 from agents.references import References
 from agents.workflows.prompts import citations, without_citations
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _CITED = re.compile(r"(\((?:E[1-9][0-9]?(?:, ?)?)+\))")
 _STOP = re.compile(r"([.!?]*)$")
 _ALIKE: Final = 0.6
@@ -16,23 +16,19 @@ _ALIKE: Final = 0.6
 
 def as_draft(correction: str, draft: str, values: Mapping[str, str]) -> str:
     """`correction` with references in place of `values` (reference to value; an unknown value gets
-    a reference that is not among them), one line, and with the citations of the sentences of
-    `draft` that are most like its own. One that cites by itself is left as it is."""
+    a reference that is not among them), without empty lines, and with the citations of the
+    sentences of `draft` that are most like its own. One that cites by itself keeps its own."""
     known = {r: v for r, v in values.items() if r != v}
     # References without a value here are taken all the same: no new value may get their number.
     known |= {r: r for r in values if r not in known}
     references = References.holding(known)
     # The number of a citation is no value.
     parts = [p if _CITED.match(p) else references.rewrite(p) for p in _CITED.split(correction)]
-    text = " ".join("".join(parts).split())
-    if citations(text):
-        return text
-    cited = [s for s in _sentences(draft) if citations(s)]
-    return " ".join(_cite(sentence, cited) for sentence in _sentences(text))
-
-
-def _sentences(text: str) -> list[str]:
-    return [s.strip() for s in _SENTENCE.split(text) if s.strip()]
+    lines = [" ".join(line.split()) for line in "".join(parts).splitlines() if line.strip()]
+    if citations("\n".join(lines)):
+        return "\n".join(lines)
+    cited = [s for line in draft.splitlines() for s in _SENTENCE.split(line) if citations(s)]
+    return "\n".join(" ".join(_cite(s, cited) for s in _SENTENCE.split(line)) for line in lines)
 
 
 def _cite(sentence: str, cited: Sequence[str]) -> str:

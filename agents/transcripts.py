@@ -229,7 +229,7 @@ class _Played:
         if decided is None:
             raise NotFound("step", step)
         if (decided.tool, decided.args) != (tool, args):
-            raise Conflict(f"run {run_id}", f"step {step} was {decided.tool}, now asked as {tool}")
+            raise Conflict(f"run {run_id}", f"step {step} is asked for otherwise now")
         refused = run.refusals.get(step)
         return Acted(
             Decision(decided.answer, decided.rule, decided.reason),

@@ -20,18 +20,20 @@ from cluster.settings import Settings, load
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
+TENANT = typer.Option(None, "--tenant", help="Whose runs; default: the profile's tenant.")
 
 
 def runs(
     decision: str | None = typer.Option(None, help="Only runs that ended so, as replied."),
     limit: int = typer.Option(20, min=1, help="At most so many, the newest."),
+    tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
     """List the newest runs: how they ended, and what people said of them."""
     settings = load(profile)
     table = Table("run", "workflow", "ticket", "decision", "verdict", box=None)
     with opened(settings) as journal:
-        for row in islice(_rows(journal, settings.tenant, decision), limit):
+        for row in islice(_rows(journal, tenant or settings.tenant, decision), limit):
             table.add_row(*row)
     console.print(table)
 
@@ -44,6 +46,7 @@ def feedback(
     text_file: Path | None = typer.Option(
         None, "--text-file", help="With corrected: the reply as it should have been."
     ),
+    tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
     """Say of an ended run whether its outcome was right; the last verdict counts."""
@@ -51,7 +54,7 @@ def feedback(
     text = "" if text_file is None else _read(text_file)
     with opened(settings) as journal:
         state = fold(run, journal.read(run))
-        if state.input.get("tenant", settings.tenant) != settings.tenant:
+        if state.input.get("tenant") != (tenant or settings.tenant):
             raise NotFound("run", run)
         said = Feedback(cast(Verdict, verdict), by, note, text)
         clean = [_redacted(settings, state, words) for words in (note, text)]

@@ -71,6 +71,8 @@ async def test_runs_are_listed_newest_first_by_decision_and_limit(shop: Shop) ->
     assert [r[0] for r in _listed("--decision", "replied")] == [first]
     assert [r[0] for r in _listed("--decision", "escalated", "--limit", "1")] == [third]
     assert other.run_id not in _ok("runs")
+    assert [r[0] for r in _listed("--tenant", "other")] == [other.run_id]
+    _ok("feedback", other.run_id, "--verdict", "rejected", "--by", "ann", "--tenant", "other")
 
 
 async def test_a_correction_is_kept_without_the_customers_data(shop: Shop, tmp_path: Path) -> None:

@@ -167,12 +167,12 @@ async def _corrected(shop: Shop, correction: str) -> Transcript:
 
 
 async def test_a_correction_takes_the_place_of_the_drafts_answer(shop: Shop) -> None:
-    said = "We are so sorry!\nThe refund of 18.50 EUR for order lo-48055 is done!"
+    said = " We are so sorry!\r\n \n  The refund of 18.50 EUR for order lo-48055 is done!"
     found = await _corrected(shop, said)
     plan, draft = found.samples
     assert json.loads(plan.answer) == json.loads(REFUND_PLAN)
     assert draft.answer == (
-        "We are so sorry! The refund of [AMOUNT_1] for order [ORDER_1] is done (E2)!"
+        "We are so sorry!\nThe refund of [AMOUNT_1] for order [ORDER_1] is done (E2)!"
     )
     assert list(draft.messages) == shop.models.asked("routine")[0]
 
