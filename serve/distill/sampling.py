@@ -7,6 +7,7 @@ its cores and memory for as long as it lives. Its arguments are those of a CPU e
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,10 @@ from serve.engines import engine_arguments, environment
 LIMIT_S: Final = 1800.0
 MAX_TOKENS: Final = 256
 _LONGEST: Final = 1024  # tokens of prompt and answer, as in the local profile
-_SHOWN: Final = 1500
+_SHOWN: Final = 600
+_EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,15 @@ def _in_child(order: dict[str, Any], variables: dict[str, str], limit_s: float) 
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(f"answers of {order['arguments']['model']}", limit_s) from None
         if done.returncode != 0 or not answered.is_file():
-            said = done.stderr.strip()[-_SHOWN:] or f"ended with status {done.returncode}"
-            raise Unavailable(f"the engine of {order['arguments']['model']}", said)
+            reason = _last_words(done.stderr) or f"ended with status {done.returncode}"
+            raise Unavailable(f"the engine of {order['arguments']['model']}", reason)
         return Sampled(**json.loads(answered.read_text(encoding="utf-8")))
+
+
+def _last_words(stderr: str) -> str:
+    """The exception that ended the child, without its traceback, or the end of what it said."""
+    starts = [m.start(1) for m in _EXCEPTION.finditer(stderr)]
+    return (stderr[starts[-1] :] if starts else stderr[-_SHOWN:]).strip()[:_SHOWN]
 
 
 def _inherited() -> dict[str, str]:
