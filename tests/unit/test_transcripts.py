@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -10,12 +12,14 @@ from sqlalchemy import create_engine, text
 from agents import transcripts
 from agents.chat import Chat
 from agents.corrections import as_draft
+from agents.events import EffectDone, EffectStarted, PhaseDone, RunEnded, StepDecided
+from agents.journal_sql import SqlJournal
 from agents.references import REFERENCE
 from agents.transcripts import Transcript, transcribe
 from agents.turn import Turn
 from agents.workflows import prompts
 from cluster.errors import Conflict, DataError, NotFound, Unavailable
-from tests.fakes import plan_text
+from tests.fakes import CountingIds, FakeClock, plan_text
 from tests.traced import REFUND_DRAFT, REFUND_PLAN, TICKET, Models, Shop, replayed
 from tests.world import connect
 
@@ -156,6 +160,64 @@ async def test_an_open_an_unknown_and_a_changed_run_are_refused(shop: Shop, tmp_
     for run in (first, second):
         with pytest.raises(DataError, match=first.run_id):
             await transcribe(shop.journal, run.run_id, replayed)
+
+
+# --- a workflow that nobody here knows
+
+
+async def _greet(turn: Turn, chat: Chat, dear: str = "LO-48055") -> None:
+    """It asks one model, checks nothing, and says what the model said."""
+
+    async def write() -> dict[str, Any]:
+        asked = [{"role": "user", "content": f"Greet [ORDER_1] for {turn.run.input['ticket']}"}]
+        answer = await chat.complete("m", asked, max_tokens=9, timeout_s=1.0, request_id="r")
+        return {"text": answer.text, "usage": [{"model": answer.model}]}
+
+    written = await turn.phase("draft", write)
+    said = written["text"].replace("[ORDER_1]", dear)
+    acted = await turn.act("say", "reply", {"text": said})
+    await turn.end("replied", acted.decision.reason, {})
+
+
+@pytest.fixture
+async def greeted(tmp_path: Path) -> AsyncIterator[tuple[SqlJournal, str]]:
+    """A journal with a run of that workflow."""
+    journal = SqlJournal("sqlite:///greet.db", tmp_path, FakeClock(), CountingIds())
+    run_id, _ = journal.create("t", "k", "greet", "a", {"ticket": "T-9", "tenant": "t"})
+    epoch = journal.claim(run_id, "queued")
+    args = {"text": "Hello LO-48055."}
+    payloads = [
+        PhaseDone(
+            phase="draft",
+            result={"text": "Hello [ORDER_1].", "usage": [{"model": "tiny"}]},
+            seconds=0.1,
+        ),
+        StepDecided(step="say", tool="reply", args=args, answer="allow", rule="r", reason="why"),
+        EffectStarted(step="say", tool="reply", key="key", args=args),
+        EffectDone(step="say", key="key", receipt={"kind": "reply"}),
+        RunEnded(decision="replied", reason="why", result={}),
+    ]
+    journal.append(run_id, epoch, payloads)
+    yield journal, run_id
+    journal.close()
+
+
+async def test_any_workflow_is_told_as_it_asked(greeted: tuple[SqlJournal, str]) -> None:
+    (sample,) = (await transcribe(*greeted, _greet)).samples
+    assert (sample.task, sample.model, sample.answer) == ("draft", "tiny", "Hello [ORDER_1].")
+    assert sample.messages == ({"role": "user", "content": "Greet [ORDER_1] for T-9"},)
+    other = await transcribe(*greeted, partial(_greet, dear="LO-11111"))
+    assert _reasons(other) == ([], (transcripts.CHANGED,))
+
+
+async def test_a_correction_names_no_value_that_the_model_was_not_given(
+    greeted: tuple[SqlJournal, str],
+) -> None:
+    """Even where the workflow itself would let it pass."""
+    (sample,) = (await transcribe(*greeted, _greet, "Good day LO-48055.")).samples
+    assert sample.answer == "Good day [ORDER_1]."
+    other = await transcribe(*greeted, _greet, "Good day LO-11111.")
+    assert _reasons(other) == ([], (transcripts.UNGROUNDED,))
 
 
 # --- corrections
