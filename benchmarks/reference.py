@@ -1,4 +1,4 @@
-"""How well the reference checkpoints do their job: `make bench-reference ARGS="--count 400"`.
+"""How well the reference checkpoints do their job: `make bench-reference`.
 
 Chats of the corpus's test split, whose templates and words training never saw, answered by vLLM as
 a CPU engine of the profile would (greedy, no grammar) and judged by `serve.distill.judge`. Speed is
@@ -187,7 +187,7 @@ def _print_kinds(model: str, kinds: dict[str, dict[str, list[int]]]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.reference")
-    parser.add_argument("--count", type=int, default=400, help="chats for each model")
+    parser.add_argument("--count", type=int, default=1000, help="chats for each model")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--only", choices=TASKS, help="just this model")
     parser.add_argument("--checkpoints", type=Path, help="folder with planner/ and routine/")
