@@ -13,7 +13,7 @@ from cluster.errors import InvalidInput, Unavailable
 from serve.distill.chats import Message, Provenance, TracedChat, read_chats, split_of, write_chats
 
 USER = {"role": "user", "content": "Where is [ORDER_1]?"}
-ANSWER = {"role": "assistant", "content": "Shipped (E1). ü☂"}
+ANSWER = {"role": "assistant", "content": "(E1) Shipped. ü☂"}
 SYSTEM = {"role": "system", "content": "You answer."}
 
 
@@ -168,6 +168,15 @@ def test_a_full_disk_leaves_no_half_file_and_the_old_one_as_it_was(
     assert str(path) in str(caught.value)
     assert [c.answer for c in read_chats(path)] == ["the old one"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_reads_the_old_file_still_sees_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    write_chats(path, [_traced("the old one")])
+    with path.open("rb") as reader:
+        write_chats(path, [_traced("the new one")])
+        assert b"the old one" in reader.read()
+    assert [c.answer for c in read_chats(path)] == ["the new one"]
 
 
 def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
