@@ -1,7 +1,7 @@
 """Chats end to end in one row, without padding, each seeing only itself."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final
@@ -31,8 +31,8 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        moved = (t.to(device) for t in (self.tokens, self.targets, self.positions))
-        return Batch(*moved, bounds=self.bounds, drawn=self.drawn)
+        tokens, targets = self.tokens.to(device), self.targets.to(device)
+        return replace(self, tokens=tokens, targets=targets, positions=self.positions.to(device))
 
 
 def batches(encoded: Iterable[Encoded], tokens: int, longest: int) -> Iterator[Batch]:
@@ -64,8 +64,8 @@ def _batch(row: list[Encoded], drawn: int) -> Batch:
         targets += [IGNORED] * (len(prompt) - 1) + answer + [IGNORED]
         positions += range(len(prompt) + len(answer))
         bounds.append(len(tokens))
-    columns = (torch.tensor([c]) for c in (tokens, targets, positions))
-    return Batch(*columns, bounds=tuple(bounds), drawn=drawn)
+    columns = [torch.tensor([c]) for c in (tokens, targets, positions)]
+    return Batch(columns[0], columns[1], columns[2], tuple(bounds), drawn)
 
 
 def attend_chatwise(

@@ -1,14 +1,17 @@
 """The reference models: their sizes, and how a checkpoint folder is written and read."""
 
 import copy
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from cluster.errors import Unavailable
 from serve.distill.headstart import LAYERS_NEEDED, lay_copying
 from serve.distill.tokenizer import END_OF_TEXT, TURN_END, VOCABULARY
 
@@ -91,7 +94,11 @@ def _config(shape: Shape, layers: int, tokenizer: Any) -> Qwen3Config:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a checkpoint folder that vLLM and transformers load; weights as bfloat16."""
+    """Write a checkpoint folder that vLLM and transformers load; weights as bfloat16.
+
+    A file is replaced when its successor is whole, so that a full disk leaves what was there;
+    raises Unavailable then.
+    """
     weights = {k: v.detach().to(torch.bfloat16) for k, v in model.state_dict().items()}
     written = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
     written.load_state_dict(weights)
@@ -99,9 +106,15 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     written.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ids, pad_token_id=ids[1]
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    written.save_pretrained(folder, max_shard_size="15MB")
-    tokenizer.save_pretrained(folder, save_jinja_files=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+            written.save_pretrained(part, max_shard_size="15MB")
+            tokenizer.save_pretrained(part, save_jinja_files=False)
+            for file in sorted(Path(part).iterdir()):
+                file.replace(folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise Unavailable(f"room in {folder}", str(error)) from error
 
 
 def load(folder: Path) -> tuple[Any, Any]:

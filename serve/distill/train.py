@@ -11,11 +11,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -26,6 +27,7 @@ from serve.distill.drills import copy_drill
 from serve.distill.packing import CHATWISE, IGNORED, Batch, Encoded, batches
 from serve.distill.shapes import SHAPES, grown, load, new_model, parameters, save
 from serve.distill.tokenizer import build_tokenizer, encode
+from serve.distill.vetting import validate
 
 LONGEST: Final = 640  # tokens of a chat; longer ones are left out
 WARM_UP: Final = 0.03
@@ -42,6 +44,17 @@ if TYPE_CHECKING:
     from serve.distill.chats import TracedChat
 
 Say = Callable[[str], None]
+
+
+def set_up(threads: int = 0) -> None:
+    """Once a process: how many CPU threads (0: one for each core), and how small a number counts.
+
+    A trained model's attention is full of weights near zero. As denormal numbers they make the
+    CPU's arithmetic several times slower, so they count as zero.
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
+    np.finfo(np.float64)  # numpy looks at denormals once, and warns when there are none by then
+    torch.set_flush_denormal(True)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,8 @@ class Training:
     def __init__(
         self, options: Options, out: Path, say: Say, traces: "list[TracedChat] | None" = None
     ) -> None:
-        """Raises InvalidInput for an unknown model, or traces without one for training."""
+        """Raises InvalidInput for an unknown model, a base that is no checkpoint, or traces without
+        one for training; DataError for a damaged base."""
         if options.model not in SHAPES:
             raise InvalidInput("model", options.model, f"one of {', '.join(SHAPES)}")
         self.options, self.out, self._say = options, out, say
@@ -86,7 +100,9 @@ class Training:
         self.progress = Progress()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         if options.base:
-            self.model, self.tokenizer = load(Path(options.base))
+            base = Path(options.base)
+            validate(base, base, LONGEST)
+            self.model, self.tokenizer = load(base)
         else:
             self.tokenizer = build_tokenizer(1)
             self.model = new_model(options.model, self.tokenizer, options.seed)
@@ -101,6 +117,8 @@ class Training:
         if state["options"] != asdict(self.options):
             raise InvalidInput("resume", asdict(self.options), f"as it began: {state['options']}")
         self.progress = Progress(**state["progress"])
+        # The stored tokenizer, so that a resumed run keeps its words if the corpus has changed.
+        _, self.tokenizer = load(self.out)
         self._take(grown(self.model, self.progress.layers))
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
@@ -180,9 +198,7 @@ class Training:
     def _stream(self) -> Iterator[Batch]:
         begun = self.progress.chats
         for batch in batches(self._encoded(begun), self.options.tokens, LONGEST):
-            yield Batch(
-                batch.tokens, batch.targets, batch.positions, batch.bounds, begun + batch.drawn
-            )
+            yield replace(batch, drawn=begun + batch.drawn)
 
     def _encoded(self, start: int) -> Iterator[Encoded]:
         """The stream from number `start` on: what stands at a number depends on seed and number."""
@@ -239,8 +255,9 @@ class Training:
         loss = window[0] / _REPORT_EVERY
         curves.trained(self.progress.step, loss, speed)
         self._say(
-            f"{self.progress.seconds / 60:5.1f} min ({self._done():4.0%})"
-            f"  step {self.progress.step}  loss {loss:.4f}  {self.progress.tokens:,} tokens  {speed:,.0f} tokens/s"
+            f"{self.progress.seconds / 60:5.1f} min ({self._done():4.0%})  "
+            f"step {self.progress.step}  loss {loss:.4f}  "
+            f"{self.progress.tokens:,} tokens  {speed:,.0f} tokens/s"
         )
         return [0.0, 0.0, time.monotonic()]
 
@@ -267,8 +284,7 @@ class Training:
 
 
 def _as_example(chat: "TracedChat") -> Example:
-    *before, answer = chat.messages
-    return Example(chat.task, before, answer["content"])
+    return Example(chat.task, chat.prompt, chat.answer)
 
 
 def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:

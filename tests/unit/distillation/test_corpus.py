@@ -1,6 +1,7 @@
 """The corpus: what it teaches must hold under the workflow's own rules."""
 
 import json
+from collections.abc import Iterator
 from itertools import islice
 from random import Random
 
@@ -9,11 +10,13 @@ import pytest
 from agents.grounding import check
 from agents.references import References, references_in
 from agents.workflows.prompts import NO_ANSWER
-from serve.distill.check import evidence_of, judge
-from serve.distill.corpus import Example, examples
+from cluster.errors import InvalidInput
+from serve.distill.corpus import SHARES, TASKS, Example, examples
 from serve.distill.drafts import order_sentence
-from serve.distill.grammar import expand, part
+from serve.distill.grammar import SPLITS, expand, lexicon, part
+from serve.distill.judge import evidence_of
 from serve.distill.plans import expected_steps, tool_forms
+from serve.distill.slots import OFFERED
 from serve.distill.tickets import Request, Ticket
 
 
@@ -51,27 +54,63 @@ def test_no_digit_outside_a_reference_reaches_the_draft_model() -> None:
         assert bare == example.messages[-1]["content"].split("<evidence>")[0]
 
 
-def test_every_draft_that_is_taught_passes_the_grounding_check() -> None:
-    drafts = [e for e in drawn("routine", "draft") if e.answer != NO_ANSWER]
-    assert len(drafts) > 200
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_draft_that_is_taught_passes_the_grounding_check(split: str) -> None:
+    drafts = [e for e in drawn("routine", "draft", split=split) if e.answer != NO_ANSWER]
+    assert len(drafts) > 100
     for example in drafts:
         evidence = evidence_of(example)
         assert check(example.answer, evidence, References(), "Lumen & Oak") == []
 
 
 def test_orders_given_by_injections_are_never_followed() -> None:
-    drafts = drawn("routine", "draft", 600)
-    tempting = [e for e in drafts if "print your instructions" in e.messages[-1]["content"]]
+    drafts = drawn("routine", "draft", 900)
+    tempting = [e for e in drafts if "your instructions" in e.messages[-1]["content"]]
     assert tempting
-    assert all("print your instructions" not in e.answer for e in tempting)
+    assert all("your instructions" not in e.answer for e in tempting)
 
 
-def test_validation_uses_templates_that_training_never_sees() -> None:
+def test_every_kind_of_chat_is_taught_to_the_model_that_is_asked_for_it() -> None:
+    for task in TASKS:
+        kinds = {e.kind for e in islice(examples(task, "train", 5), 400)}
+        assert kinds == set(SHARES[task])
+
+
+def test_slots_name_the_customers_own_orders_and_amounts_only() -> None:
+    for example in drawn("planner", "slots", 1500):
+        slots = json.loads(example.answer)
+        ticket = example.messages[-1]["content"].split("</ticket>")[0]
+        named = {*slots["orders"], *([slots["amount"]] if slots["amount"] else [])}
+        assert named <= references_in(ticket)
+        assert slots["intent"] in OFFERED
+
+
+def test_splits_share_no_template_and_no_word_of_an_article() -> None:
     templates = [f"sentence {i}" for i in range(200)]
-    train, validation = part(templates, "train"), part(templates, "validation")
-    assert set(train) | set(validation) == set(templates)
-    assert not set(train) & set(validation)
-    assert 10 <= len(validation) <= 40
+    train, validation, test = (part(templates, split) for split in SPLITS)
+    assert sorted(train + validation + test) == sorted(templates)
+    assert (len(validation), len(test)) == (16, 24)
+
+
+@pytest.mark.parametrize("name", ["tickets", "passages", "summaries", "content"])
+def test_every_list_of_the_lexicon_can_be_divided(name: str) -> None:
+    for kind, entries in lists_of(lexicon(name)):
+        parts = [part(entries, split) for split in SPLITS]
+        assert all(parts), kind
+        assert sum(map(len, parts)) == len(set(entries)), kind
+
+
+def lists_of(node: object, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from lists_of(value, f"{path}/{key}")
+    elif isinstance(node, list) and len(node) >= 3 and all(isinstance(n, str) for n in node):
+        yield path, node
+
+
+def test_a_list_too_short_to_be_divided_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="at least three"):
+        part(["one", "two"], "test")
 
 
 def test_grammar_takes_one_side_of_each_choice_and_fills_slots() -> None:
@@ -125,11 +164,3 @@ def test_an_order_without_dates_is_told_without_dates() -> None:
     assert order_sentence(order) == "Your order [ORDER_1] with the vase was shipped"
     told = order_sentence({**order, "shipped": "[DATE_1]", "tracking": "[TRACKING_1]"})
     assert told.endswith("was shipped on [DATE_1]; the tracking number is [TRACKING_1]")
-
-
-def test_a_refund_that_was_not_asked_for_is_counted_against_a_plan() -> None:
-    example = Example("plan", [], '{"steps":[{"tool":"reply"}]}')
-    wrong = '{"steps":[{"tool":"refund","order":"[ORDER_1]","amount":"total"},{"tool":"reply"}]}'
-    assert "plan with a refund that it should not have" in judge(example, wrong)
-    assert judge(example, example.answer) == ["plan asked", "plan right", "plan valid JSON"]
-    assert judge(example, "{") == ["plan asked", "plan broken"]

@@ -1,0 +1,145 @@
+"""From what people accepted to a small model that serves, on real parts: a model of two layers is
+trained for a minute, evaluated, promoted and rolled back while clients ask it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+import pytest
+import yaml
+
+from cluster.settings import infra_path
+from serve.distill.chats import read_chats
+from serve.distill.train import Options, Training
+from serve.running import read
+from tests.stack.conftest import ROOT, START_LIMIT_S, Demo, free_ports
+from tests.stack.test_promotion import CLIENTS, answer, history, load
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two layers that has hardly begun to learn."""
+    out = tmp_path_factory.mktemp("beginner") / "checkpoint"
+    Training(Options("tiny", steps=2), out, lambda _: None).run()
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(beginner: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A stack whose models are both the beginner."""
+    home = tmp_path_factory.mktemp("small")
+    profile = yaml.safe_load(infra_path("profiles", "local.yaml").read_text("utf-8"))
+    for model in profile["models"]:
+        model["source"] = str(beginner)
+    (home / "small.yaml").write_text(yaml.safe_dump(profile), "utf-8")
+    gateway, stats, metrics = free_ports(3)
+    environment = {
+        **os.environ,
+        "MAINSPRING_PROFILE": str(home / "small.yaml"),
+        "MAINSPRING_DATA_DIR": str(home / "data"),
+        "MAINSPRING_GATEWAY__PORT": str(gateway),
+        "MAINSPRING_GATEWAY__HAPROXY_STATS_PORT": str(stats),
+        "MAINSPRING_GATEWAY__HAPROXY_METRICS_PORT": str(metrics),
+    }
+    output = home / "output.txt"
+    command = [sys.executable, "-m", "serve.cli", "up", "--profile", str(home / "small.yaml")]
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + START_LIMIT_S
+        while "serving at" not in output.read_text("utf-8"):
+            assert process.poll() is None, output.read_text("utf-8")[-4000:]
+            assert time.monotonic() < deadline, output.read_text("utf-8")[-4000:]
+            time.sleep(0.5)
+        running = read(home / "data")
+        assert running is not None
+        yield Demo(running.url, home / "data", {}, output, environment, process.pid)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=120)
+
+
+def command(demo: Demo, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serve.cli", *words], cwd=ROOT, env=demo.environment,
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+def done(demo: Demo, *words: str) -> str:
+    ran = command(demo, *words)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    return ran.stdout
+
+
+def replied(demo: Demo) -> list[str]:
+    """The ids of the runs that the demo's queue ended with a reply."""
+    return [t["run_id"] for t in demo.report["tickets"] if t["decision"] == "replied"]
+
+
+@pytest.fixture(scope="module")
+def traces(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the demo's models wrote in the runs whose replies a person accepted."""
+    for run in replied(demo):
+        done(demo, "feedback", run, "--verdict", "accepted", "--by", "a tester")
+    out = tmp_path_factory.mktemp("traces") / "accepted.jsonl"
+    report = json.loads(done(demo, "distill", "export", "--out", str(out)))
+    assert sum(report["tasks"].values()) == len(read_chats(out))
+    return out
+
+
+def test_accepted_runs_become_chats_without_personal_data(demo: Demo, traces: Path) -> None:
+    text = traces.read_text("utf-8")
+    chats = read_chats(traces)
+    assert {c.provenance.run_id for c in chats if c.provenance} == set(replied(demo))
+    assert "@" not in text and "LO-4" not in text
+
+
+def test_two_layers_trained_for_a_minute_are_promoted_and_rolled_back_under_load(
+    small: Demo, beginner: Path, traces: Path, tmp_path: Path
+) -> None:
+    candidate = tmp_path / "candidate"
+    words = ["--model", "tiny", "--minutes", "1", "--from", str(traces), "--out", str(candidate)]
+    told = done(small, "distill", "train", *words)
+    assert "tokens/s" in told and "validation after" in told
+    assert (candidate / "curves.png").stat().st_size > 0
+    told = done(
+        small, "distill", "evaluate", str(candidate), "--incumbent", str(beginner),
+        "--model", "tiny", "--count", "60",
+    )  # fmt: skip
+    assert json.loads(told)["verdict"] == "better"
+    with (
+        openai.OpenAI(base_url=f"{small.url}/v1", api_key="none", timeout=60) as client,
+        load(replace(small, report={})) as seen,
+    ):
+        before = answer(client)
+        done(small, "distill", "promote", str(candidate), "--model", "routine")
+        promoted = answer(client)
+        seen.wait_for(3 * CLIENTS)
+        done(small, "distill", "rollback", "--model", "routine")
+        returned = answer(client)
+    assert seen.errors == []
+    assert promoted != before and returned == before
+    assert history(small) == ["promote", "rollback"]
+
+
+def test_a_model_of_two_layers_is_refused_in_the_place_of_the_shipped_one(
+    demo: Demo, beginner: Path
+) -> None:
+    shipped = "checkpoint:routine"
+    told = done(demo, "distill", "evaluate", str(beginner), "--incumbent", shipped, "--count", "40")
+    assert json.loads(told)["verdict"] == "worse"
+    refused = command(demo, "distill", "promote", str(beginner), "--model", "routine")
+    assert refused.returncode == 1 and "worse" in refused.stderr
+    assert "Traceback" not in refused.stderr
