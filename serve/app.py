@@ -35,8 +35,11 @@ from memory.service import Memory
 from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
-from serve.engines import deploy_engines
+from serve.engines import NODE, Wiring, deploy_engines, failure
 from serve.gateway import gateway_application
+from serve.registry import serving
+from serve.swap import NAME as SWAPPER
+from serve.swap import Swapper
 from serve.workplace import make_workflows
 
 DIRECTORY: Final = "directory"
@@ -77,9 +80,10 @@ class Stack:
         return ray.get_actor(MEMORY, namespace=NAMESPACE)
 
 
-def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
+def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progress) -> Stack:
     """Start everything and return when the gateway is ready, that is, has generated a token on
-    every engine. `heads` are trained intent heads by name.
+    every engine. `home` is the stack's folder, where promoted checkpoints lie; `heads` are trained
+    intent heads by name.
 
     Raises DeadlineExceeded when that takes longer than READY_TIMEOUT_S, and whatever error the
     part that could not start gave.
@@ -94,8 +98,11 @@ def up(settings: Settings, heads: dict[str, Path], progress: Progress) -> Stack:
         )
         start_directory(DIRECTORY)
     with _phase(stack, "deploy", progress):
-        engines = _deploy(settings, heads, stack.key)
-        _start_actors(settings, stack.key)
+        host = "127.0.0.1" if settings.ray.address is None else NODE
+        wiring = Wiring(DIRECTORY, stack.key, host, settings.gateway.request_timeout_s)
+        engines = deploy_engines(serving(settings.models, home), wiring)
+        _deploy(settings, heads, stack.key)
+        _start_actors(settings, home, wiring)
     with _phase(stack, "engines", progress):
         ray.get(engines, timeout=READY_TIMEOUT_S)
         _wait_for_applications(progress)
@@ -107,10 +114,8 @@ def names(settings: Settings) -> Names:
     return Names(CONNECTOR, tuple(f"host-{i}" for i in range(settings.agents.hosts)))
 
 
-def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> Any:
-    """Hand everything to Serve; the reference of the task that deploys the engines."""
-    host = "127.0.0.1" if settings.ray.address is None else "node"
-    engines = deploy_engines(settings.models, directory=DIRECTORY, secret=secret, host=host)
+def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
+    """Hand everything but the engines to Serve."""
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
     gateway = gateway_application(
@@ -122,7 +127,6 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> Any:
     )
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)
-    return engines
 
 
 def _with_own_key(section: GatewaySection, secret: str) -> GatewaySection:
@@ -133,7 +137,7 @@ def _with_own_key(section: GatewaySection, secret: str) -> GatewaySection:
     return section.model_copy(update={"api_key_sha256": (*section.api_key_sha256, digest)})
 
 
-def _start_actors(settings: Settings, secret: str) -> None:
+def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     """Named actors that restart by themselves. No call of theirs is repeated by Ray: what may be
     done again is for the orchestrator to know."""
     common: dict[str, Any] = {
@@ -153,8 +157,12 @@ def _start_actors(settings: Settings, secret: str) -> None:
     )
     for name in names(settings).hosts:
         ray.remote(AgentHost).options(name=name, max_concurrency=1000, **common).remote(
-            functools.partial(make_workflows, settings, secret, MEMORY, ENCODER)
+            functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
         )
+    # Two at once, so that a second swap is refused and does not wait for the first.
+    ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
+        settings.models, home.resolve(), wiring
+    )
     orchestrator = ray.remote(Orchestrator).options(
         name=ORCHESTRATOR, max_concurrency=1000, **common
     )
@@ -173,8 +181,8 @@ def _wait_for_applications(progress: Progress) -> None:
     while True:
         applications = ray_serve.status().applications
         for name, application in applications.items():
-            if application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
-                raise Unavailable(name, _why(application))
+            if why := failure(application):
+                raise Unavailable(name, why)
         missing = sorted(n for n, a in applications.items() if a.status != "RUNNING")
         if not missing:
             return
@@ -184,12 +192,6 @@ def _wait_for_applications(progress: Progress) -> None:
             progress(f"waiting for {now}")
             told = now
         time.sleep(0.5)
-
-
-def _why(application: Any) -> str:
-    """The most telling message of an application that did not start: its deployments' own."""
-    messages = [d.message for d in application.deployments.values() if d.message]
-    return " ".join((messages or [application.message])[0].split())[-600:]
 
 
 async def until_ready(stack: Stack, progress: Progress, timeout_s: float = READY_TIMEOUT_S) -> None:

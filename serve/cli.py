@@ -159,20 +159,11 @@ def memory_search(
 @contextlib.contextmanager
 def _joined(settings: Settings) -> Iterator[Any]:
     """The running stack's actors by name."""
-    from cluster.environment import prepare
+    from serve.lifecycle import joined
     from serve.running import require
 
-    running = require(settings.data_dir)
-    prepare(settings.data_dir, None, {})
-    import ray
-
-    from cluster import session
-
-    session.join(running.gcs_address)
-    try:
-        yield session.actor
-    finally:
-        ray.shutdown()
+    with joined(require(settings.data_dir), settings.data_dir) as actors:
+        yield actors
 
 
 def _heads(settings: Settings) -> dict[str, Path]:

@@ -13,17 +13,20 @@ from cluster.ids import Clock, SystemClock
 NAMESPACE: Final = "mainspring"
 LEASE_S: Final = 8.0
 RENEW_S: Final = 2.0
+NOTICED_S: Final = 1.0  # by then a gateway that is well has seen who left
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One engine process that answers HTTP at `url`. `running` and `waiting` are requests."""
+    """One engine process of a Serve application that answers HTTP at `url`. `running` and
+    `waiting` are requests."""
 
     id: str
     model: str
     url: str
     running: int = 0
     waiting: int = 0
+    application: str = ""
 
     @property
     def load(self) -> int:

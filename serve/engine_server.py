@@ -8,25 +8,30 @@ from `ray.llm._internal` and why: `VLLMEngine` and `CallbackBase`, because on a 
 starts one more process for each engine and one task that only repeats the imports.
 """
 
-import asyncio
+import functools
 import gc
-import socket
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import ray
-import uvicorn
 from ray import serve as ray_serve
-from ray.exceptions import RayError
 
 from cluster.errors import Unavailable
 from cluster.settings import ModelSection
 from cluster.telemetry import logger
 from serve.catalog import resolve_source
-from serve.directory import RENEW_S, Replica, find_directory
-from serve.engines import NODE, deployment_options, engine_arguments, environment, worker_bundles
-from serve.listener import Guarded, Listener
+from serve.directory import Replica, find_directory
+from serve.engines import (
+    NODE,
+    Wiring,
+    application_name,
+    deployment_options,
+    engine_arguments,
+    environment,
+    worker_bundles,
+)
+from serve.presence import Presence
 
 gc.disable()  # ten thousand modules follow; collecting meanwhile costs a fifth more
 from ray.llm._internal.common.callbacks.base import CallbackBase  # noqa: E402
@@ -74,75 +79,33 @@ class EngineServer(LLMServer):  # type: ignore[misc]
         llm_config: LLMConfig,
         *,
         model: ModelSection,
-        directory: str,
-        secret: str,
-        host: str,
+        wiring: Wiring,
     ) -> None:
         engine_cls = OneProcessEngine if _fits_one_process(model) else None
         await super().__init__(llm_config, engine_cls=engine_cls)
-        self._model, self._directory = model, directory
-        self._guard = Guarded(await self.engine.build_asgi_app(), secret)
-        self._tasks = set[asyncio.Task[None]]()
-        url = await self._listen(host)
-        self._replica = Replica(id=_own_id(), model=model.id, url=url)
-        await _warmed_up(url, model.id, secret)
-        await self._register()
-        self._spawn(self._keep_lease())
+        app = await self.engine.build_asgi_app()
+        find = functools.partial(find_directory, wiring.directory)
+        self._presence = Presence(app, wiring.secret, find, wiring.drain_s)
+        host = _node_address() if wiring.host == NODE else wiring.host
+        url = await self._presence.open(host)
+        await _warmed_up(url, model.id, wiring.secret)
+        replica = Replica(_own_id(), model.id, url, application=application_name(model))
+        await self._presence.announce(replica, model.max_num_seqs)
         log.info("engine %s answers at %s", model.id, url)
 
     async def __del__(self) -> None:
-        """Called by Serve once the replica has drained."""
-        for task in self._tasks:
-            task.cancel()
-        await find_directory(self._directory).withdraw.remote(self._replica.id)
-        self._listener.should_exit = True
+        """Called by Serve to end the replica."""
+        await self._presence.leave()
         await super().__del__()
 
-    async def _listen(self, host: str) -> str:
-        if host == NODE:
-            host = _node_address()
-        sock = socket.create_server((host, 0))
-        config = uvicorn.Config(
-            self._guard, loop="none", lifespan="off", access_log=False, log_level="warning",
-            timeout_keep_alive=75,
-        )  # fmt: skip
-        self._listener = Listener(config)
-        self._spawn(self._listener.serve(sockets=[sock]))
-        while not self._listener.started:
-            await asyncio.sleep(0.01)
-        return f"http://{host}:{sock.getsockname()[1]}"
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _register(self) -> None:
-        await find_directory(self._directory).register.remote(self._replica)
-
-    async def _keep_lease(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            running = min(self._guard.in_work, self._model.max_num_seqs)
-            waiting = self._guard.in_work - running
-            try:
-                actor = find_directory(self._directory)
-                if not await actor.renew.remote(self._replica.id, running, waiting):
-                    await self._register()
-            except (RayError, ValueError) as error:
-                # The directory is restarting: the next round finds it and registers again.
-                log.warning("lease of %s not renewed: %s", self._model.id, error)
-
-
-def engine_application(
-    model: ModelSection, *, directory: str, secret: str, host: str
-) -> ray_serve.Application:
+def engine_application(model: ModelSection, wiring: Wiring) -> ray_serve.Application:
     """The model as a Serve application without a route."""
     return build_llm_deployment(
         llm_config(model),
         deployment_cls=EngineServer,
-        bind_kwargs={"model": model, "directory": directory, "secret": secret, "host": host},
-        override_serve_options=deployment_options(model),
+        bind_kwargs={"model": model, "wiring": wiring},
+        override_serve_options=deployment_options(model, wiring.drain_s),
     )
 
 

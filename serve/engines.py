@@ -5,10 +5,9 @@ controller and the gateway never pay the seconds and the memory of it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-import ray
 
 from cluster.settings import ModelSection
 from serve.catalog import resolve_source
@@ -16,35 +15,63 @@ from serve.catalog import resolve_source
 NODE: Final = "node"
 HEALTH_PERIOD_S: Final = 5.0
 _CPUS_OF_A_REPLICA: Final = 0.5
+_AFTER_DRAINING_S: Final = 10.0  # to end the engine's own processes
 
 
-def deploy_engines(
-    models: Sequence[ModelSection], *, directory: str, secret: str, host: str = "127.0.0.1"
-) -> Any:
-    """Have every model built by `ray.serve.llm` and deployed, each as an application `engine-ID`
+@dataclass(frozen=True)
+class Wiring:
+    """What engines need of the stack around them: the directory they register with, the secret
+    that gateways show, the address they bind (loopback, or NODE for the node's own when gateways
+    run on other nodes), and for how long an ending engine lets its requests end, seconds."""
+
+    directory: str
+    secret: str = field(repr=False)
+    host: str = "127.0.0.1"
+    drain_s: float = 120.0
+
+
+def deploy_engines(models: Sequence[ModelSection], wiring: Wiring) -> Any:
+    """Have every model built by `ray.serve.llm` and deployed, each as an application of its own
     without a route; the reference of a task that ends when Serve has taken them.
 
-    `host` is the address that the replicas bind: loopback, or NODE for the node's own address when
-    gateways run on other nodes. It is a task, in a process that ends with it, because
-    `ray.serve.llm` imports all of vLLM, and that runs beside the start of everything else.
+    It is a task, in a process that ends with it, because `ray.serve.llm` imports all of vLLM, and
+    that runs beside the start of everything else.
     """
+    import ray  # not before its environment is prepared, and not where nothing is deployed
+
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_deploy)
-    return task.remote(tuple(models), directory, secret, host)
+    return task.remote(tuple(models), wiring)
 
 
 def application_name(model: ModelSection) -> str:
-    """The Serve application, and its deployment, of a model."""
-    return f"engine-{model.id}"
+    """The Serve application, and its deployment, of a model and its checkpoint: two checkpoints
+    of one model can serve side by side while one takes over from the other."""
+    checkpoint = model.source.rstrip("/").replace(":", "/").rsplit("/", 1)[-1]
+    return f"{application_prefix(model.id)}{checkpoint}"
 
 
-def _deploy(models: tuple[ModelSection, ...], directory: str, secret: str, host: str) -> None:
+def application_prefix(model: str) -> str:
+    """How the names of all applications of a model begin, and no others."""
+    return f"engine-{model}@"
+
+
+def failure(application: Any) -> str:
+    """Why a Serve application did not start, or "": the most telling message, which is its
+    deployments' own."""
+    if application.status not in {"DEPLOY_FAILED", "UNHEALTHY"}:
+        return ""
+    messages = [d.message for d in application.deployments.values() if d.message]
+    return " ".join((messages or [application.message])[0].split())[-600:]
+
+
+def _deploy(models: tuple[ModelSection, ...], wiring: Wiring) -> None:
     from ray import serve as ray_serve
 
     from serve.engine_server import engine_application
 
     targets = [
         ray_serve.RunTarget(
-            engine_application(model, directory=directory, secret=secret, host=host),
+            engine_application(model, wiring),
             name=application_name(model),
             route_prefix=None,
         )
@@ -53,7 +80,7 @@ def _deploy(models: tuple[ModelSection, ...], directory: str, secret: str, host:
     ray_serve.run_many(targets, wait_for_applications_running=False)
 
 
-def deployment_options(model: ModelSection) -> dict[str, Any]:
+def deployment_options(model: ModelSection, drain_s: float) -> dict[str, Any]:
     """Where and how often Serve runs the model: fixed replicas, each in its placement group."""
     bundles = worker_bundles(model)
     if model.device == "gpu":
@@ -67,7 +94,7 @@ def deployment_options(model: ModelSection) -> dict[str, Any]:
         "placement_group_bundles": bundles,
         "placement_group_strategy": "PACK",
         "health_check_period_s": HEALTH_PERIOD_S,
-        "graceful_shutdown_timeout_s": 10.0,
+        "graceful_shutdown_timeout_s": drain_s + _AFTER_DRAINING_S,
         "ray_actor_options": {
             "num_cpus": _CPUS_OF_A_REPLICA,
             "runtime_env": {"env_vars": environment(model)},

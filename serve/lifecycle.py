@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.environment import STACK_VARIABLE, prepare
+from cluster.errors import Unavailable
 from cluster.ids import SystemIds
 from cluster.settings import Settings
 from serve.haproxy import environment
@@ -29,9 +30,9 @@ def running_stack(
 ) -> Iterator["Stack"]:
     """A ready stack for the length of the block; afterwards nothing of it is left running.
 
-    `home` is the folder that one stack at a time may hold; `heads` prepares the intent heads once
-    it is held. Raises Conflict when a stack holds it already, ConfigError when a port is taken.
-    SIGTERM ends the block like Ctrl-C does.
+    `home` is the folder that one stack at a time may hold, with the promoted checkpoints; `heads`
+    prepares the intent heads once it is held. Raises Conflict when a stack holds it already,
+    ConfigError when a port is taken. SIGTERM ends the block like Ctrl-C does.
     """
     began = time.monotonic()
     claim = Claim(home)
@@ -50,7 +51,7 @@ def running_stack(
             session.sweep(claim.left_behind.stack, grace_s=0.0)
         require_free_ports(settings)
         claim.write(Running(os.getpid(), stack_id))
-        stack = app.up(settings, heads(), progress)
+        stack = app.up(settings, home, heads(), progress)
         ready = time.monotonic()
         asyncio.run(app.until_ready(stack, progress))
         stack.phases["first token"] = round(time.monotonic() - ready, 2)
@@ -68,6 +69,24 @@ def running_stack(
         claim.release()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def joined(running: Running, home: Path) -> Iterator[Callable[[str], Any]]:
+    """The actors, by name, of the stack that runs on `home`. Unavailable when it is starting or
+    can't be reached."""
+    if not running.gcs_address:
+        raise Unavailable("Mainspring", f"the stack on {home} is still starting; try again soon")
+    prepare(home, None, {})
+    import ray
+
+    from cluster import session
+
+    session.join(running.gcs_address)
+    try:
+        yield session.actor
+    finally:
+        ray.shutdown()
 
 
 def wait_for_interrupt() -> None:

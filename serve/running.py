@@ -80,10 +80,16 @@ def is_free(port: int) -> bool:
     return True
 
 
+def find(data_dir: Path) -> Running | None:
+    """The stack that runs or starts on the folder, if any."""
+    running = read(data_dir)
+    return running if running is not None and _is_alive(running.pid) else None
+
+
 def require(data_dir: Path) -> Running:
     """The running stack of the folder; Unavailable when there is none."""
-    running = read(data_dir)
-    if running is None or not _is_alive(running.pid):
+    running = find(data_dir)
+    if running is None:
         raise Unavailable("Mainspring", f"no stack runs on {data_dir}; start one: mainspring up")
     return running
 

@@ -53,3 +53,34 @@ def distill_evaluate(
     else:
         found = evaluate(candidate, folder, read_chats(on), core=core)
     console.print_json(json.dumps(asdict(found)))
+
+
+@distill.command("promote")
+def distill_promote(
+    candidate: Path = typer.Argument(..., help="The checkpoint folder, evaluated."),
+    model: str = typer.Option(..., help="The id of the model that it is to be."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Put a candidate behind a model id, with no failed request; refuses one that is worse."""
+    from cluster.ids import SystemClock
+    from serve.distill.promotion import place_of, promote
+
+    settings = load(profile)
+    with place_of(settings, console.print) as place:
+        done = promote(place, settings.data_dir, model, candidate, SystemClock(), console.print)
+    console.print(f"{model} is {done.version} now")
+
+
+@distill.command("rollback")
+def distill_rollback(
+    model: str = typer.Option(..., help="The id of the model."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Take the last promotion of a model back, with no failed request."""
+    from cluster.ids import SystemClock
+    from serve.distill.promotion import place_of, roll_back
+
+    settings = load(profile)
+    with place_of(settings, console.print) as place:
+        done = roll_back(place, settings.data_dir, model, SystemClock(), console.print)
+    console.print(f"{model} is no longer {done.version}")

@@ -1,0 +1,148 @@
+"""A promotion and its rollback under load: no request fails, and the answers change and return."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from serve.distill.digest import digest
+from tests.candidates import candidate, evaluated, shard
+from tests.stack.conftest import ROOT, Demo
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
+
+CLIENTS = 4
+QUESTION: Any = [{"role": "user", "content": "What can you do?"}]
+
+
+@dataclass
+class Load:
+    """What clients that never pause saw: answers in order, and errors."""
+
+    answers: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, client: openai.OpenAI, stream: bool) -> None:
+        while not self.stopped.is_set():
+            try:
+                self.answers.append(answer(client, stream))
+            except Exception as error:  # whatever a client sees counts
+                self.errors.append(repr(error))
+
+    def wait_for(self, count: int) -> None:
+        """Until so many more answers or errors have come."""
+        goal = len(self.answers) + len(self.errors) + count
+        while len(self.answers) + len(self.errors) < goal:
+            time.sleep(0.05)
+
+
+@contextmanager
+def load(demo: Demo) -> Iterator[Load]:
+    """Constant load from CLIENTS clients without retries, half of them streaming."""
+    load = Load()
+    client = openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none", timeout=120, max_retries=0)
+    threads = [
+        threading.Thread(target=load.ask, args=(client, number % 2 == 0))
+        for number in range(CLIENTS)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        load.wait_for(CLIENTS)
+        yield load
+        load.wait_for(2 * CLIENTS)
+    finally:
+        load.stopped.set()
+        for thread in threads:
+            thread.join()
+        client.close()
+
+
+def answer(client: openai.OpenAI, stream: bool = False) -> str:
+    """What the routine model says at temperature 0; an unfinished answer is an error."""
+    fixed: Any = {"model": "routine", "messages": QUESTION, "max_tokens": 48, "temperature": 0}
+    if not stream:
+        choice = client.chat.completions.create(**fixed).choices[0]
+        assert choice.finish_reason in {"stop", "length"}
+        return choice.message.content or ""
+    chunks = [c for c in client.chat.completions.create(**fixed, stream=True) if c.choices]
+    assert chunks[-1].choices[0].finish_reason in {"stop", "length"}
+    return "".join(c.choices[0].delta.content or "" for c in chunks)
+
+
+def command(demo: Demo, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serve.cli", "distill", *words, "--model", "routine"],
+        cwd=ROOT, env=demo.environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
+def history(demo: Demo) -> list[str]:
+    path = demo.home / "checkpoints" / "routine" / "history.json"
+    entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+    return [entry["action"] for entry in entries]
+
+
+def test_promoted_and_rolled_back_under_load_no_request_fails(
+    demo: Demo, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    folder = evaluated(candidate(tmp_path / "candidate", -1.0))
+    before = answer(client)
+    with load(demo) as seen:
+        done = command(demo, "promote", str(folder))
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert digest(folder) in done.stdout
+        after = answer(client)
+        at = len(seen.answers)
+        seen.wait_for(3 * CLIENTS)
+        done = command(demo, "rollback")
+        assert done.returncode == 0, done.stderr + done.stdout
+        returned = answer(client)
+    print(f"{len(seen.answers)} answers under load, {len(seen.errors)} errors")
+    assert seen.errors == []
+    assert before != after and returned == before
+    # What was asked before the old engine left may end a little later, and nothing after that.
+    assert before not in seen.answers[at + CLIENTS : at + 3 * CLIENTS]
+    assert seen.answers[-1] == before
+    assert history(demo)[-2:] == ["promote", "rollback"]
+
+
+def test_a_refused_candidate_leaves_the_old_one_serving(
+    demo: Demo, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    before, changes = answer(client), history(demo)
+    corrupt = evaluated(candidate(tmp_path / "corrupt", 2.0))
+    shard(corrupt).write_bytes(shard(corrupt).read_bytes()[:5000])
+    worse = evaluated(candidate(tmp_path / "worse", 3.0), better_by=-0.2)
+    for folder, named in ((corrupt, shard(corrupt).name), (worse, "worse")):
+        done = command(demo, "promote", str(folder))
+        assert done.returncode == 1
+        assert named in done.stderr and "Traceback" not in done.stderr
+    assert answer(client) == before and history(demo) == changes
+
+
+def test_an_engine_that_does_not_come_up_leaves_the_old_one_serving(
+    demo: Demo, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    """A checkpoint that passes every check and that vLLM refuses all the same."""
+    folder = candidate(tmp_path / "refused", 4.0)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "of no kind"}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    before, changes = answer(client), history(demo)
+    with load(demo) as seen:
+        done = command(demo, "promote", str(evaluated(folder)))
+    assert done.returncode == 1
+    assert "did not come up" in done.stderr, done.stderr
+    assert seen.errors == [] and set(seen.answers) == {before}
+    assert answer(client) == before and history(demo) == changes
