@@ -6,18 +6,18 @@ from difflib import SequenceMatcher
 from typing import Final
 
 from agents.references import References
-from agents.workflows.prompts import citations, without_citations
+from agents.workflows.prompts import citations
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _CITED = re.compile(r"(\((?:E[1-9][0-9]?(?:, ?)?)+\))")
-_STOP = re.compile(r"([.!?]*)$")
 _ALIKE: Final = 0.6
 
 
 def as_draft(correction: str, draft: str, values: Mapping[str, str]) -> str:
     """`correction` with references in place of `values` (reference to value; an unknown value gets
-    a reference that is not among them), without empty lines, and with the citations of the
-    sentences of `draft` that are most like its own. One that cites by itself keeps its own."""
+    a reference that is not among them), without empty lines, and with the citations that
+    hold for the sentences of `draft` that are most like its own. One that cites by itself keeps
+    its own."""
     known = {r: v for r, v in values.items() if r != v}
     # References without a value here are taken all the same: no new value may get their number.
     known |= {r: r for r in values if r not in known}
@@ -27,19 +27,38 @@ def as_draft(correction: str, draft: str, values: Mapping[str, str]) -> str:
     lines = [" ".join(line.split()) for line in "".join(parts).splitlines() if line.strip()]
     if citations("\n".join(lines)):
         return "\n".join(lines)
-    cited = [s for line in draft.splitlines() for s in _SENTENCE.split(line) if citations(s)]
-    return "\n".join(" ".join(_cite(s, cited) for s in _SENTENCE.split(line)) for line in lines)
+    cited = _cited(draft)
+    return "\n".join(_cite(line, cited) for line in lines)
 
 
-def _cite(sentence: str, cited: Sequence[str]) -> str:
-    alike = [(_likeness(sentence, c), i) for i, c in enumerate(cited)]
-    share, best = max(alike, key=lambda a: (a[0], -a[1]), default=(0.0, -1))
-    if share < _ALIKE:
-        return sentence
-    ids = ", ".join(citations(cited[best]))
-    return _STOP.sub(rf" ({ids})\1", sentence, count=1)
+def _cited(draft: str) -> list[tuple[str, str]]:
+    """Each sentence of `draft` that rests on a citation, after that citation."""
+    found: list[tuple[str, str]] = []
+    for line in draft.splitlines():
+        _, *cited = _CITED.split(line)
+        for citation, claims in zip(cited[::2], cited[1::2], strict=True):
+            found += [(citation, s) for s in _SENTENCE.split(claims.strip())]
+    return found
+
+
+def _cite(line: str, cited: Sequence[tuple[str, str]]) -> str:
+    """`line` with a citation before each sentence that does not rest on the one before it."""
+    sentences: list[str] = []
+    holding = ""
+    for sentence in _SENTENCE.split(line):
+        citation = _citation(sentence, cited)
+        new = citation not in ("", holding)
+        sentences.append(f"{citation} {sentence}" if new else sentence)
+        holding = citation or holding
+    return " ".join(sentences)
+
+
+def _citation(sentence: str, cited: Sequence[tuple[str, str]]) -> str:
+    alike = [(_likeness(sentence, s), -i) for i, (_, s) in enumerate(cited)]
+    share, best = max(alike, default=(0.0, 0))
+    return cited[-best][0] if share >= _ALIKE else ""
 
 
 def _likeness(sentence: str, cited: str) -> float:
-    words = sentence.lower().split(), without_citations(cited).lower().split()
+    words = sentence.lower().split(), cited.lower().split()
     return SequenceMatcher(None, *words, autojunk=False).ratio()

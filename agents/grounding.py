@@ -1,11 +1,11 @@
 """PURE: does a draft say only what its evidence says?
 
 Covered: every number, amount, date and id, every reference, every name (a capitalised word that
-is not the start of a sentence), every citation, whether each cited sentence shares words with what
-it cites and denies nothing that it does not deny, that a sentence without a citation claims
-nothing, and that the text does not go round in circles. Not covered: a claim in the evidence's own
-words that says something else with them; the relevance of the evidence is the recall's and the
-intent's to hold.
+is not the start of a sentence), every citation, whether each sentence after a citation shares
+words with what is cited and denies nothing that it does not deny, that a sentence without a
+citation claims nothing, and that the text does not go round in circles. Not covered: a claim in
+the evidence's own words that says something else with them; the relevance of the evidence is the
+recall's and the intent's to hold.
 """
 
 import re
@@ -124,21 +124,28 @@ def _names(draft: str, evidence: Sequence[Evidence], shop: str) -> list[Finding]
 
 def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
     """Sentences with too many words that what they cite does not hold, and those that cite
-    nothing and say more than a polite letter does."""
+    nothing and say more than a polite letter does. A citation stands before what rests on it, and
+    holds up to the next one or the end of the line."""
     texts = {e.id: e.text for e in evidence}
     findings: list[Finding] = []
-    start = 0
-    for match in _CITED.finditer(draft):
-        *uncited, claim = _SENTENCE.split(draft[start : match.start()])
-        findings += _uncited(uncited)
-        start = match.end()
-        cited = " ".join(texts.get(key.strip(), "") for key in match.group(1).split(","))
-        words = _telling(claim)
-        if len(words - _words(cited)) > max(1, _OWN_WORDS * len(words)):
-            findings.append(Finding("claim not in what it cites", claim.strip()[:_SHOWN]))
-        if _NEGATION.search(claim) and not _NEGATION.search(cited):
-            findings.append(Finding("denies what it cites", claim.strip()[:_SHOWN]))
-    return findings + _uncited(_SENTENCE.split(draft[start:]))
+    for line in draft.splitlines():
+        uncited, *cited = _CITED.split(line)
+        findings += _uncited(_SENTENCE.split(uncited))
+        for ids, claims in zip(cited[::2], cited[1::2], strict=True):
+            held = " ".join(texts.get(key.strip(), "") for key in ids.split(","))
+            for claim in _SENTENCE.split(claims):
+                findings += _unsupported(claim.strip(), held)
+    return findings
+
+
+def _unsupported(claim: str, held: str) -> list[Finding]:
+    findings: list[Finding] = []
+    words = _telling(claim)
+    if len(words - _words(held)) > max(1, _OWN_WORDS * len(words)):
+        findings.append(Finding("claim not in what it cites", claim[:_SHOWN]))
+    if _NEGATION.search(claim) and not _NEGATION.search(held):
+        findings.append(Finding("denies what it cites", claim[:_SHOWN]))
+    return findings
 
 
 def _uncited(sentences: Sequence[str]) -> list[Finding]:

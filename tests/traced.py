@@ -26,7 +26,7 @@ from tests.world import World
 LOOK = {"tool": "lookup_order", "order": "[ORDER_1]"}
 REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"}
 REFUND_PLAN = plan_text(LOOK, REFUND, {"tool": "reply"})
-REFUND_DRAFT = "We are sorry. The refund of [AMOUNT_1] for order [ORDER_1] is done (E2)."
+REFUND_DRAFT = "We are sorry. (E2) The refund of [AMOUNT_1] for order [ORDER_1] is done."
 TICKET = "T-006"  # Priya: a cracked carafe, order LO-48055, 18.50 EUR asked back
 
 

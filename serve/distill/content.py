@@ -83,14 +83,14 @@ def make_posts(rng: Random, split: str) -> tuple[list[Message], str]:
 
 
 def _outline(topic: str, audience: str, points: list[tuple[str, str, str]]) -> str:
-    lines = [f"- {kind.capitalize()}: {id}" for id, kind, _ in points]
+    lines = [f"- {id}: {kind.capitalize()}" for id, kind, _ in points]
     return "\n".join((f"# {topic}", *lines, f"- Call to action for {audience}"))
 
 
 def _post(channel: str, tone: str, points: list[tuple[str, str, str]]) -> str:
     content = lexicon("content")
     facts = [
-        f"{text.rstrip('.')} ({id})." for id, _, text in points[: content["channels"][channel]]
+        f"({id}) {text.rstrip('.')}." for id, _, text in points[: content["channels"][channel]]
     ]
     return " ".join((f"{channel}: {content['openings'][tone]}", *facts))
 

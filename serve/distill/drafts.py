@@ -1,8 +1,9 @@
 """What the routine model is taught: evidence for a ticket, and the reply that rests on it.
 
 The reply is a function of the evidence: one sentence for each step result, then the first passage
-that fits what is asked, copied; each sentence with its citation. Same wording every time: a model
-of this size learns one way to say a thing well.
+that fits what is asked, copied. A citation comes before what rests on it: whoever writes word by
+word first chooses a source and then copies, which a small model finds much easier than the other
+way round. Same wording every time: a model of this size learns one way to say a thing well.
 """
 
 from collections.abc import Mapping
@@ -54,8 +55,8 @@ class _Reply:
         return id
 
     def say(self, sentence: str, id: str) -> None:
-        """A sentence of the reply that rests on the evidence `id`."""
-        self.sentences.append(f"{self._refs.rewrite(sentence).rstrip('.')} ({id}).")
+        """A sentence, or several, of the reply that rest on the evidence `id`."""
+        self.sentences.append(f"({id}) {self._refs.rewrite(sentence).rstrip('.')}.")
 
 
 def make_draft(rng: Random, ticket: Ticket, refs: References, split: str) -> Draft:
@@ -192,8 +193,7 @@ def _cite(reply: _Reply, ticket: Ticket, passages: list[Passage], present: list[
     numbered.sort(key=lambda pair: pair[1].source.startswith("ticket:"))
     for topic in present:
         id, passage = next((i, p) for i, p in numbered if p.topic == topic)
-        for sentence in passage.answer:
-            reply.say(sentence, id)
+        reply.say(" ".join(passage.answer), id)
     return all(r.intent in present for r in ticket.requests if r.intent in _NEEDS_PASSAGE)
 
 

@@ -22,7 +22,7 @@ from tests.world import connect
 
 ACCEPTED = Feedback("accepted", "ann")
 STATUS_PLAN = plan_text(LOOK, {"tool": "reply"})
-STATUS_DRAFT = "Your ceramic table lamp [ORDER_1] is shipped (E1)."
+STATUS_DRAFT = "(E1) Your ceramic table lamp [ORDER_1] is shipped."
 
 
 class Desk:
@@ -195,7 +195,7 @@ async def test_a_corrected_draft_is_exported_as_corrected(desk: Desk) -> None:
     await desk.judged(Feedback("corrected", "ann", text=said))
     report = await desk.export()
     draft = desk.chats()[1]
-    assert draft.answer == "The refund of [AMOUNT_1] for order [ORDER_1] is done (E2)."
+    assert draft.answer == "(E2) The refund of [AMOUNT_1] for order [ORDER_1] is done."
     assert draft.provenance is not None and draft.provenance.verdict == "corrected"
     assert report.by_verdict == {"corrected": 2}
 

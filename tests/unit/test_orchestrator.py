@@ -40,7 +40,7 @@ PLAN = plan_text(
     {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"},
     {"tool": "reply"},
 )
-DRAFT = "We are sorry. The refund of [AMOUNT_1] for order [ORDER_1] is done (E2)."
+DRAFT = "We are sorry. (E2) The refund of [AMOUNT_1] for order [ORDER_1] is done."
 
 EFFECTS = {
     "read": "read_ticket", "1:lookup_order": "lookup_order", "2:order-of-refund": "lookup_order",

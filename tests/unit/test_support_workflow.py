@@ -23,8 +23,8 @@ LOOK = {"tool": "lookup_order", "order": "[ORDER_1]"}
 REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"}
 REFUND_ALL = {**REFUND, "amount": "total"}
 REPLY = {"tool": "reply"}
-STATUS_DRAFT = "Your ceramic table lamp [ORDER_1] is shipped (E1)."
-REFUND_DRAFT = "The refund of [AMOUNT_1] for order [ORDER_1] is done (E2)."
+STATUS_DRAFT = "(E1) Your ceramic table lamp [ORDER_1] is shipped."
+REFUND_DRAFT = "(E2) The refund of [AMOUNT_1] for order [ORDER_1] is done."
 PASSAGES = [
     ("policy:delivery", "Parcels arrive within 5 working days."),
     ("policy:damage", "Damaged items are paid back."),
@@ -123,7 +123,7 @@ async def test_the_total_is_what_is_left_of_the_order(tmp_path: Path) -> None:
     damaged = Case(tmp_path, {**ticket("T-006"), "body": "LO-48055 is broken, money back please"})
     damaged.classifier.intent = "damaged_item"
     damaged.office.connector.call("refund", "k", "T-006", {"order": "LO-48055", "amount_cents": 50})
-    damaged.drafts("The refund of 18.00 EUR is done (E2).")
+    damaged.drafts("(E2) The refund of 18.00 EUR is done.")
     assert (await damaged.plans(plan_text(REFUND_ALL, REPLY)).ends())[0] == "replied"
     assert damaged.counts["refunded_cents"] == 1850
 
@@ -146,7 +146,7 @@ async def test_an_amount_is_read_right_or_not_at_all(
 ) -> None:
     case = Case(tmp_path, {**ticket("T-006"), "body": f"LO-48055 is broken. {body}"})
     case.classifier.intent = "damaged_item"
-    case.plans(plan_text(REFUND, REPLY)).drafts("The refund for order [ORDER_1] is done (E2).")
+    case.plans(plan_text(REFUND, REPLY)).drafts("(E2) The refund for order [ORDER_1] is done.")
     ends = await case.ends()
     assert case.counts["refunded_cents"] == (cents or 0)
     assert ends[0] == ("escalated" if cents is None else "replied")
@@ -192,14 +192,14 @@ async def test_a_plan_is_tried_twice_and_then_given_up(
 @pytest.mark.parametrize(
     ("drafts", "decision"),
     [
-        (["Your lamp arrives on 1 May 2031 (E1).", STATUS_DRAFT], "replied"),
-        (["Your lamp arrives on 1 May 2031 (E1)."], "escalated"),
+        (["(E1) Your lamp arrives on 1 May 2031.", STATUS_DRAFT], "replied"),
+        (["(E1) Your lamp arrives on 1 May 2031."], "escalated"),
         (["NO_ANSWER"], "escalated"),
         ([""], "escalated"),
-        (["Your order [ORDER_7] is shipped (E1)."], "escalated"),
+        (["(E1) Your order [ORDER_7] is shipped."], "escalated"),
         (["Your order [ORDER_1] is shipped."], "escalated"),
-        (["Your order [ORDER_1] is shipped (E9)."], "escalated"),
-        (["Glimmer frobnicated wibbles snorkelled (E1)."], "escalated"),
+        (["(E9) Your order [ORDER_1] is shipped."], "escalated"),
+        (["(E1) Glimmer frobnicated wibbles snorkelled."], "escalated"),
     ],
 )
 async def test_no_ungrounded_reply_goes_out(status: Case, drafts: list[str], decision: str) -> None:

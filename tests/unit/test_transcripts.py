@@ -79,7 +79,7 @@ async def test_a_run_that_was_broken_off_is_told_as_it_was_in_the_end(shop: Shop
 
 async def test_only_the_attempt_that_the_workflow_took_is_told(shop: Shop) -> None:
     shop.models.chat.scripts["planner"] = ["nonsense", REFUND_PLAN]
-    shop.models.chat.scripts["routine"] = ["It comes on 1 May 2031 (E1).", REFUND_DRAFT]
+    shop.models.chat.scripts["routine"] = ["(E1) It comes on 1 May 2031.", REFUND_DRAFT]
     run = await shop.run()
     found = await transcribe(shop.journal, run.run_id, replayed)
     assert len(shop.models.chat.asked) == 4
@@ -234,20 +234,20 @@ async def test_a_correction_takes_the_place_of_the_drafts_answer(shop: Shop) -> 
     plan, draft = found.samples
     assert json.loads(plan.answer) == json.loads(REFUND_PLAN)
     assert draft.answer == (
-        "We are so sorry!\nThe refund of [AMOUNT_1] for order [ORDER_1] is done (E2)!"
+        "We are so sorry!\n(E2) The refund of [AMOUNT_1] for order [ORDER_1] is done!"
     )
     assert list(draft.messages) == shop.models.asked("routine")[0]
 
 
 async def test_a_correction_may_hold_references_and_cite_by_itself(shop: Shop) -> None:
-    said = "We have made the refund of [AMOUNT_1] (E2)."
+    said = "(E2) We have made the refund of [AMOUNT_1]."
     assert (await _corrected(shop, said)).samples[1].answer == said
 
 
 async def test_a_withheld_draft_can_be_corrected(shop: Shop) -> None:
-    shop.models.chat.scripts["routine"] = ["The refund of [AMOUNT_9] for [ORDER_1] is done (E2)."]
+    shop.models.chat.scripts["routine"] = ["(E2) The refund of [AMOUNT_9] for [ORDER_1] is done."]
     found = await _corrected(shop, "The refund of 18.50 EUR for LO-48055 is done.")
-    assert found.samples[1].answer == "The refund of [AMOUNT_1] for [ORDER_1] is done (E2)."
+    assert found.samples[1].answer == "(E2) The refund of [AMOUNT_1] for [ORDER_1] is done."
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,18 @@ def test_an_unknown_value_never_gets_a_known_reference() -> None:
 
 
 def test_citations_come_from_the_sentence_that_is_most_alike() -> None:
-    draft = "Hello. Order [ORDER_1] is shipped (E1). Parcels need five days (E2, E3). Bye."
+    draft = "Hello. (E1) Order [ORDER_1] is shipped. (E2, E3) Parcels need five days. Bye."
     said = "Hello! Your order [ORDER_1] is shipped. Most parcels need five days? So long."
     assert as_draft(said, draft, {"[ORDER_1]": "x"}) == (
-        "Hello! Your order [ORDER_1] is shipped (E1). Most parcels need five days (E2, E3)?"
+        "Hello! (E1) Your order [ORDER_1] is shipped. (E2, E3) Most parcels need five days?"
         " So long."
+    )
+
+
+def test_sentences_under_one_citation_stay_under_one() -> None:
+    draft = "Hello,\n(E1) Order [ORDER_1] is shipped. (E2) Returns are free. Keep the box.\nBye"
+    said = "Hello,\nReturns are free. Do keep the box. Order [ORDER_1] is shipped.\nKeep the box."
+    assert as_draft(said, draft, {"[ORDER_1]": "x"}) == (
+        "Hello,\n(E2) Returns are free. Do keep the box. (E1) Order [ORDER_1] is shipped."
+        "\n(E2) Keep the box."
     )

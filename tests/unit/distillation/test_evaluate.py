@@ -19,7 +19,7 @@ from serve.distill.digest import digest
 from serve.distill.evaluate import compared, corpus_chats, evaluate, score
 from serve.distill.sampling import Prompt, Sampled
 
-LETTER = "Your order [ORDER_1] is shipped (E1).\nKind regards"
+LETTER = "(E1) Your order [ORDER_1] is shipped.\nKind regards"
 PLAN = '{"steps": [{"tool": "lookup_order", "order": "[ORDER_1]"}, {"tool": "reply"}]}'
 FOLDERS = ("candidate", "incumbent")
 
@@ -46,9 +46,9 @@ def plan(answer: str) -> Example:
         (plan(PLAN), PLAN.replace("ORDER_1", "ORDER_2"), 0.0),
         (plan(PLAN), PLAN[:-1], 0.0),
         (draft(LETTER), LETTER, 1.0),
-        (draft(LETTER), "Order [ORDER_1] with the lamp is shipped (E1).", 1.0),
-        (draft(LETTER), "Order [ORDER_1] is on a boat to Norway (E1).", 0.0),
-        (draft(LETTER), "Your order is shipped (E1).", 0.0),
+        (draft(LETTER), "(E1) Order [ORDER_1] with the lamp is shipped.", 1.0),
+        (draft(LETTER), "(E1) Order [ORDER_1] is on a boat to Norway.", 0.0),
+        (draft(LETTER), "(E1) Your order is shipped.", 0.0),
         (draft(LETTER), NO_ANSWER, 0.0),
         (draft(LETTER), "", 0.0),
         (draft(NO_ANSWER), NO_ANSWER, 1.0),
@@ -184,6 +184,8 @@ def test_a_checkpoint_that_cannot_be_served_leaves_no_evaluation(
 
 def test_the_corpus_test_split_serves_where_there_are_no_runs() -> None:
     assert len(corpus_chats("routine", 25)) == 25
+    with pytest.raises(InvalidInput, match="planner, routine"):
+        corpus_chats("rutine", 1)
 
 
 @pytest.mark.parametrize("on", [True, False])

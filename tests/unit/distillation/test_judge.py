@@ -23,14 +23,14 @@ EVIDENCE = [
              "delivered [DATE_2]."),
     Evidence("E2", "policy", "Returns are free within [NUMBER_1] days."),
 ]  # fmt: skip
-LETTER = "Hello,\nYour order [ORDER_1] with the lamp was delivered on [DATE_2] (E1)."
+LETTER = "Hello,\n(E1) Your order [ORDER_1] with the lamp was delivered on [DATE_2]."
 UNCLOSED_CALL = '<tool_call>\n{"name": "find_store", "arguments": {"city": "Bristol"}}'
 SUMMARY = (
     "Asked: a refund\nOrders: [ORDER_1]\nParcels: none\nAmounts: [AMOUNT_1]\n"
     "Promised: I will refund [AMOUNT_1]\nOpen: waiting for us"
 )
-OUTLINE = "# the lamp\n- Price: E1\n- Size: E2\n- Call to action for members"
-POSTS = "x: Hi there! The lamp costs [AMOUNT_1] (E1).\nthreads: Hi there! The lamp is wide (E2)."
+OUTLINE = "# the lamp\n- E1: Price\n- E2: Size\n- Call to action for members"
+POSTS = "x: Hi there! (E1) The lamp costs [AMOUNT_1].\nthreads: Hi there! (E2) The lamp is wide."
 
 
 def steps(*tools: str, **last: str) -> str:
@@ -78,7 +78,7 @@ def tool(answer: str) -> Example:
 SLOTS = json.dumps({"intent": "complaint", "orders": ["[ORDER_1]"], "amount": None, "person": True})
 ACCOUNT = steps("lookup_account", "reply")
 UNCLEAR = steps("escalate", reason="missing_information")
-ASKS = "Hello,\nYou have the order [ORDER_1] with us (E1). Do you mean this order?"
+ASKS = "Hello,\n(E1) You have the order [ORDER_1] with us. Do you mean this order?"
 
 WRONG: list[tuple[str, Example, str]] = [
     ("json_valid", plan(LOOKUP), LOOKUP[:-1]),
@@ -102,10 +102,10 @@ WRONG: list[tuple[str, Example, str]] = [
     ("arguments_right", slots(SLOTS), SLOTS.replace("true", "false")),
     ("intent_right", slots(SLOTS), SLOTS.replace("complaint", "warranty")),
     ("facts_copied", draft(LETTER), LETTER.replace("[DATE_2]", "[DATE_1]")),
-    ("facts_copied", draft(LETTER), "On [DATE_2] [ORDER_1] was delivered (E1)."),
+    ("facts_copied", draft(LETTER), "(E1) On [DATE_2] [ORDER_1] was delivered."),
     ("facts_copied", draft(LETTER), NO_ANSWER),
     ("facts_copied", Example("summary", [], SUMMARY), SUMMARY.replace("[ORDER_1]", "none")),
-    ("facts_copied", content("outline", OUTLINE), OUTLINE.replace("- Size: E2\n", "")),
+    ("facts_copied", content("outline", OUTLINE), OUTLINE.replace("- E2: Size\n", "")),
     ("facts_copied", content("posts", POSTS), POSTS.replace("[AMOUNT_1]", "little")),
     ("ungrounded", draft(LETTER), LETTER.replace("[DATE_2]", "[DATE_3]")),
     ("ungrounded", draft(LETTER), LETTER.replace("[DATE_2]", "3 May 2026")),
@@ -140,7 +140,7 @@ def test_each_figure_is_met_by_the_right_answer_and_missed_by_a_wrong_one(
 def test_a_figure_is_counted_only_where_it_applies() -> None:
     assert judge(draft(NO_ANSWER), NO_ANSWER) == {"asks_or_refuses": True, "exact": True}
     assert "asks_or_refuses" not in judge(plan(LOOKUP), LOOKUP)
-    assert "facts_copied" not in judge(draft("Hello (E2)."), "Hello (E2).")
+    assert "facts_copied" not in judge(draft("(E2) Hello."), "(E2) Hello.")
     # What was not written holds no fact, right or wrong.
     assert "ungrounded" not in judge(draft(LETTER), NO_ANSWER)
     assert judge(Example("chat", [], "Hi."), "Hello.") == {"exact": False}
@@ -152,7 +152,7 @@ def test_other_white_space_is_as_valid_and_as_right() -> None:
 
 
 def test_two_posts_may_say_the_same() -> None:
-    twice = "x: Hi there! The lamp is wide (E2).\nthreads: Hi there! The lamp is wide (E2)."
+    twice = "x: Hi there! (E2) The lamp is wide.\nthreads: Hi there! (E2) The lamp is wide."
     assert failed(judge(content("posts", twice), twice)) == []
 
 
