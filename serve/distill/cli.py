@@ -31,6 +31,37 @@ def distill_export(
     console.print_json(json.dumps(vars(report)))
 
 
+@distill.command("train")
+def distill_train(
+    out: Path = typer.Option(..., help="The checkpoint folder to write."),
+    model: str = typer.Option("routine", help="planner, routine or tiny: its size and corpus."),
+    minutes: float = typer.Option(30.0, min=0.1, help="How long."),
+    steps: int = typer.Option(0, min=0, help="Train this many steps instead: repeatable."),
+    seed: int = typer.Option(7, help="Which corpus is made, and which weights it starts from."),
+    rate: float = typer.Option(3e-3, min=1e-6, help="The highest learning rate."),
+    traces: Path | None = typer.Option(
+        None, "--from", help="Chats of `distill export`, mixed with the corpus."
+    ),
+    base: str | None = typer.Option(
+        None, help="Go on from this checkpoint: a folder or checkpoint:NAME."
+    ),
+    threads: int = typer.Option(0, min=0, help="CPU threads; 0: one for each core."),
+    resume: bool = typer.Option(False, "--resume", help="Go on where OUT was broken off."),
+) -> None:
+    """Train a checkpoint, from scratch or from another one; shows loss and tokens/s as it goes."""
+    from serve.catalog import resolve_source
+    from serve.distill.chats import read_chats
+    from serve.distill.train import Options, Training, set_up
+
+    set_up(threads)
+    folder = resolve_source(base) if base else ""
+    options = Options(model, minutes, steps, seed, rate=rate, base=folder)
+    training = Training(options, out, console.print, read_chats(traces) if traces else None)
+    if resume:
+        training.resume()
+    training.run()
+
+
 @distill.command("evaluate")
 def distill_evaluate(
     candidate: Path = typer.Argument(..., help="The checkpoint folder that was trained."),

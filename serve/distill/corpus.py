@@ -164,11 +164,11 @@ _MAKERS: Final[dict[str, Callable[[Random, str], Example]]] = {
 # How often each model is shown each kind of chat: what it is asked for most, most.
 SHARES: Final[dict[str, dict[str, float]]] = {
     "planner": {
-        "plan": 0.50, "slots": 0.12, "draft": 0.24, "outline": 0.06, "chat": 0.04, "tool": 0.04,
+        "plan": 0.46, "slots": 0.18, "draft": 0.24, "outline": 0.05, "chat": 0.03, "tool": 0.04,
     },
     "routine": {
-        "draft": 0.46, "slots": 0.14, "summary": 0.17, "outline": 0.07, "posts": 0.12,
-        "chat": 0.04,
+        "draft": 0.42, "slots": 0.22, "summary": 0.16, "outline": 0.06, "posts": 0.11,
+        "chat": 0.03,
     },
     "tiny": {"chat": 1.0},
 }  # fmt: skip

@@ -31,7 +31,7 @@ from serve.distill.vetting import validate
 
 LONGEST: Final = 640  # tokens of a chat; longer ones are left out
 WARM_UP: Final = 0.03
-GROW_AT: Final = 0.5
+GROW_AT: Final = 0.6
 VALIDATION_SEED: Final = 1_000_003
 _SAVE_EVERY_S: Final = 300.0
 _REPORT_EVERY: Final = 20

@@ -83,6 +83,12 @@ def done(demo: Demo, *words: str) -> str:
     return ran.stdout
 
 
+def queue_of(demo: Demo) -> Demo:
+    """The demo's own data folder, where the runs of its queue are."""
+    data = {"MAINSPRING_DATA_DIR": str(demo.home / "demo")}
+    return replace(demo, environment={**demo.environment, **data})
+
+
 def replied(demo: Demo) -> list[str]:
     """The ids of the runs that the demo's queue ended with a reply."""
     return [t["run_id"] for t in demo.report["tickets"] if t["decision"] == "replied"]
@@ -92,9 +98,9 @@ def replied(demo: Demo) -> list[str]:
 def traces(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the demo's models wrote in the runs whose replies a person accepted."""
     for run in replied(demo):
-        done(demo, "feedback", run, "--verdict", "accepted", "--by", "a tester")
+        done(queue_of(demo), "feedback", run, "--verdict", "accepted", "--by", "a tester")
     out = tmp_path_factory.mktemp("traces") / "accepted.jsonl"
-    report = json.loads(done(demo, "distill", "export", "--out", str(out)))
+    report = json.loads(done(queue_of(demo), "distill", "export", "--out", str(out)))
     assert sum(report["tasks"].values()) == len(read_chats(out))
     return out
 
