@@ -17,9 +17,10 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, DataError
 from cluster.settings import Settings, unknown_variables
 from serve.catalog import resolve_source
+from serve.registry import Registry
 from serve.running import is_free, read
 
 Level = Literal["ok", "note", "missing"]
@@ -110,15 +111,18 @@ def _ports(settings: Settings) -> Iterator[Line]:
 
 def _models(settings: Settings) -> Iterator[Line]:
     for model in settings.models:
+        registry = Registry(settings.data_dir, model)
         try:
-            source = resolve_source(model.source)
-        except ConfigError as error:
+            source = resolve_source(registry.serving().source)
+            promoted = registry.current()
+        except (ConfigError, DataError) as error:
             yield Line("missing", f"model {model.id}", str(error))
             continue
         if source.startswith("/") and not (Path(source) / "config.json").is_file():
             yield Line("missing", f"model {model.id}", f"no checkpoint at {source}")
         else:
-            yield Line("ok", f"model {model.id}", model.source)
+            over = f"{promoted}, promoted over " if promoted else ""
+            yield Line("ok", f"model {model.id}", over + model.source)
 
 
 def _stores(settings: Settings) -> Iterator[Line]:

@@ -9,6 +9,7 @@ import pytest
 from cluster.settings import Settings, load
 from serve import doctor
 from serve.doctor import Line, examine
+from serve.registry import Change, Registry
 
 MODEL: dict[str, Any] = {"usd_per_mtok_in": 1, "usd_per_mtok_out": 2}
 
@@ -62,6 +63,19 @@ def test_a_taken_port_is_missing_unless_our_own_stack_holds_it(tmp_path: Path) -
 )
 def test_a_model_without_its_files_is_missing(tmp_path: Path, source: str, level: str) -> None:
     assert _of(examine(_settings(tmp_path, source)), "model planner").level == level
+
+
+def test_what_was_promoted_is_told_and_missed_when_it_is_gone(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    registry = Registry(tmp_path, settings.models[0])
+    (registry.folder / "v1").mkdir(parents=True)
+    config = registry.folder / "v1" / "config.json"
+    config.write_text("{}")
+    change = Change(action="promote", version="v1", base="org/model", at="now", by="ann")
+    registry.record(change, None)
+    assert _of(examine(settings), "model planner").found == "v1, promoted over org/model"
+    config.unlink()
+    assert _of(examine(settings), "model planner").level == "missing"
 
 
 @pytest.mark.parametrize(
