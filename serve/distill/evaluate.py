@@ -20,7 +20,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from cluster.errors import InvalidInput
 from serve.distill.chats import TracedChat
-from serve.distill.corpus import TASKS, Example, examples
+from serve.distill.corpus import SHARES, Example, examples
 from serve.distill.digest import digest
 from serve.distill.judge import judge, references_of, refuses
 from serve.distill.sampling import Prompt, answers
@@ -75,8 +75,8 @@ def evaluate(
 def corpus_chats(task: str, count: int) -> list[Example]:
     """`count` chats of the corpus's test split, for who has no runs to compare on. Raises
     InvalidInput for a model that the corpus has no chats for."""
-    if task not in TASKS:
-        raise InvalidInput("model", task, f"one of {', '.join(TASKS)}")
+    if task not in SHARES:
+        raise InvalidInput("model", task, f"one of {', '.join(SHARES)}")
     return list(islice(examples(task, "test", _SEED), count))
 
 
