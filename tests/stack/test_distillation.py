@@ -1,5 +1,5 @@
 """From what people accepted to a small model that serves, on real parts: a model of two layers is
-trained for a minute, evaluated, promoted and rolled back while clients ask it."""
+trained for a minute's worth of steps, evaluated, promoted and rolled back while clients ask it."""
 
 import json
 import os
@@ -101,14 +101,16 @@ def traces(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done(queue_of(demo), "feedback", run, "--verdict", "accepted", "--by", "a tester")
     out = tmp_path_factory.mktemp("traces") / "accepted.jsonl"
     report = json.loads(done(queue_of(demo), "distill", "export", "--out", str(out)))
-    assert sum(report["tasks"].values()) == len(read_chats(out))
+    assert report["chats"] == len(read_chats(out)) > 0
     return out
 
 
 def test_accepted_runs_become_chats_without_personal_data(demo: Demo, traces: Path) -> None:
     text = traces.read_text("utf-8")
     chats = read_chats(traces)
-    assert {c.provenance.run_id for c in chats if c.provenance} == set(replied(demo))
+    runs = {c.provenance.run_id for c in chats if c.provenance}
+    assert runs and runs <= set(replied(demo))
+    assert {c.task for c in chats} == {"plan", "draft"}
     assert "@" not in text and "LO-4" not in text
 
 
@@ -116,7 +118,7 @@ def test_two_layers_trained_for_a_minute_are_promoted_and_rolled_back_under_load
     small: Demo, beginner: Path, traces: Path, tmp_path: Path
 ) -> None:
     candidate = tmp_path / "candidate"
-    words = ["--model", "tiny", "--minutes", "1", "--from", str(traces), "--out", str(candidate)]
+    words = ["--model", "tiny", "--steps", "120", "--from", str(traces), "--out", str(candidate)]
     told = done(small, "distill", "train", *words)
     assert "tokens/s" in told and "validation after" in told
     assert (candidate / "curves.png").stat().st_size > 0

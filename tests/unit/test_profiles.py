@@ -53,7 +53,7 @@ def test_cluster_profile_takes_its_keys_from_the_environment(profile: Settings) 
 
 @pytest.mark.parametrize("profile", ["cluster"], indirect=True)
 def test_tensor_parallel_engine_gets_one_bundle_a_worker(profile: Settings) -> None:
-    options = deployment_options(profile.models[0])
+    options = deployment_options(profile.models[0], drain_s=60.0)
     assert options["placement_group_bundles"] == [{"CPU": 0.5, "GPU": 1.0}, {"GPU": 1.0}]
     assert options["num_replicas"] == 2
 
