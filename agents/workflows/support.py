@@ -121,10 +121,12 @@ async def _recall(turn: Turn, parts: Parts, case: _Case) -> list[dict[str, Any]]
 
 
 def passage(hit: Hit) -> dict[str, Any]:
-    """A recalled record as a phase's result holds it."""
+    """A recalled record as a phase's result holds it. Of a past ticket it is the answer that is
+    evidence; what another customer asked only shows that the answer bears on this one."""
     record = hit.record
     return {
-        "id": record.id, "source": record.source, "kind": record.kind, "text": record.text,
+        "id": record.id, "source": record.source, "kind": record.kind,
+        "text": record.meta.get("answer", record.text),
         "event_at": record.event_at, "score": round(hit.score, 4), "reason": hit.reason,
     }  # fmt: skip
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from agents.state import AgentState, Turn
-from agents.workflows.support import Parts, work
+from agents.workflows.support import Parts, passage, work
 from cluster.errors import Unavailable
+from memory.records import Hit, Record
 from tests.fakes import (
     ListRecaller,
     Office,
@@ -289,3 +290,13 @@ async def test_a_resumed_turn_asks_for_the_same_effects(damaged: Case) -> None:
     damaged.office.asked.clear()
     await damaged.work()
     assert damaged.office.asked[: len(first)] == first
+
+
+def test_of_a_past_ticket_the_answer_is_evidence_and_not_the_question() -> None:
+    asked = Record(
+        tenant="shop", kind="ticket", source="ticket:7", text="My card was declined!",
+        event_at=0.0, meta={"answer": "Please try another card."},
+    )  # fmt: skip
+    told = Record(tenant="shop", kind="policy", source="policy:a.md", text="Pay.", event_at=0.0)
+    shown = [passage(Hit(record, 0.9, "near"))["text"] for record in (asked, told)]
+    assert shown == ["Please try another card.", "Pay."]
