@@ -276,7 +276,8 @@ class Training:
         save(self.model.to("cpu"), self.tokenizer, self.out)
         (self.out / "state.pt").unlink(missing_ok=True)
         record = {**asdict(self.options), **asdict(self.progress)}
-        record |= {"parameters": parameters(self.model), "traces": len(self._traces)}
+        record |= {"tokens_per_step": self.options.tokens, "traces": len(self._traces)}
+        record["parameters"] = parameters(self.model)
         record["base"] = Path(self.options.base).name
         text = json.dumps(record, indent=2) + "\n"
         (self.out / "training.json").write_text(text, encoding="utf-8")
