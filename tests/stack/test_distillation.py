@@ -151,5 +151,7 @@ def test_a_model_of_two_layers_is_refused_in_the_place_of_the_shipped_one(
     told = done(demo, "distill", "evaluate", str(beginner), "--incumbent", shipped, "--count", "40")
     assert json.loads(told)["verdict"] == "worse"
     refused = command(demo, "distill", "promote", str(beginner), "--model", "routine")
-    assert refused.returncode == 1 and "worse" in refused.stderr
+    assert refused.returncode == 1
+    # Whatever is looked at first: it cuts text into other tokens, and it does worse.
+    assert "vocabulary" in refused.stderr or "worse" in refused.stderr
     assert "Traceback" not in refused.stderr

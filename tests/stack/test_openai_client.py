@@ -82,20 +82,24 @@ def test_a_json_schema_constrains_the_answer(client: openai.OpenAI) -> None:
 def test_a_required_tool_is_called_with_arguments_of_its_schema(client: openai.OpenAI) -> None:
     parameters: Any = {
         "type": "object",
-        "properties": {"size": {"enum": ["small", "large"]}},
-        "required": ["size"],
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
         "additionalProperties": False,
     }
+    function: Any = {
+        "name": "get_weather", "description": "The weather in a city", "parameters": parameters,
+    }  # fmt: skip
     answer = client.chat.completions.create(
         model="planner",
-        messages=HELLO,
+        messages=[{"role": "user", "content": "What is the weather in Berlin?"}],
         max_tokens=60,
-        tools=[{"type": "function", "function": {"name": "pick", "parameters": parameters}}],
+        temperature=0,
+        tools=[{"type": "function", "function": function}],
         tool_choice="required",
     )
     (call, *_) = answer.choices[0].message.tool_calls or []
-    assert call.type == "function" and call.function.name == "pick"
-    assert json.loads(call.function.arguments)["size"] in {"small", "large"}
+    assert call.type == "function" and call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Berlin"}
 
 
 def test_embeddings_are_normalised_and_near_for_near_meanings(client: openai.OpenAI) -> None:
