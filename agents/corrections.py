@@ -6,10 +6,9 @@ from difflib import SequenceMatcher
 from typing import Final
 
 from agents.references import References
-from agents.workflows.prompts import citations
+from agents.workflows.prompts import citation, citations, cited
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_CITED = re.compile(r"(\((?:E[1-9][0-9]?(?:, ?)?)+\))")
 _ALIKE: Final = 0.6
 
 
@@ -23,42 +22,42 @@ def as_draft(correction: str, draft: str, values: Mapping[str, str]) -> str:
     known |= {r: r for r in values if r not in known}
     references = References.holding(known)
     # The number of a citation is no value.
-    parts = [p if _CITED.match(p) else references.rewrite(p) for p in _CITED.split(correction)]
+    parts = [(citation(ids) if ids else "") + references.rewrite(p) for ids, p in cited(correction)]
     lines = [" ".join(line.split()) for line in "".join(parts).splitlines() if line.strip()]
     if citations("\n".join(lines)):
         return "\n".join(lines)
-    cited = _cited(draft)
-    return "\n".join(_cite(line, cited) for line in lines)
+    claims = _claims(draft)
+    return "\n".join(_cite(line, claims) for line in lines)
 
 
-def _cited(draft: str) -> list[tuple[str, str]]:
+def _claims(draft: str) -> list[tuple[str, str]]:
     """Each sentence of `draft` that rests on a citation, after that citation."""
-    found: list[tuple[str, str]] = []
-    for line in draft.splitlines():
-        _, *cited = _CITED.split(line)
-        for citation, claims in zip(cited[::2], cited[1::2], strict=True):
-            found += [(citation, s) for s in _SENTENCE.split(claims.strip())]
-    return found
+    return [
+        (citation(ids), sentence)
+        for line in draft.splitlines()
+        for ids, said in cited(line)[1:]
+        for sentence in _SENTENCE.split(said.strip())
+    ]
 
 
-def _cite(line: str, cited: Sequence[tuple[str, str]]) -> str:
+def _cite(line: str, claims: Sequence[tuple[str, str]]) -> str:
     """`line` with a citation before each sentence that does not rest on the one before it."""
     sentences: list[str] = []
     holding = ""
     for sentence in _SENTENCE.split(line):
-        citation = _citation(sentence, cited)
-        new = citation not in ("", holding)
-        sentences.append(f"{citation} {sentence}" if new else sentence)
-        holding = citation or holding
+        found = _fitting(sentence, claims)
+        new = found not in ("", holding)
+        sentences.append(f"{found} {sentence}" if new else sentence)
+        holding = found or holding
     return " ".join(sentences)
 
 
-def _citation(sentence: str, cited: Sequence[tuple[str, str]]) -> str:
-    alike = [(_likeness(sentence, s), -i) for i, (_, s) in enumerate(cited)]
+def _fitting(sentence: str, claims: Sequence[tuple[str, str]]) -> str:
+    alike = [(_likeness(sentence, claim), -i) for i, (_, claim) in enumerate(claims)]
     share, best = max(alike, default=(0.0, 0))
-    return cited[-best][0] if share >= _ALIKE else ""
+    return claims[-best][0] if share >= _ALIKE else ""
 
 
-def _likeness(sentence: str, cited: str) -> float:
-    words = sentence.lower().split(), cited.lower().split()
+def _likeness(sentence: str, claim: str) -> float:
+    words = sentence.lower().split(), claim.lower().split()
     return SequenceMatcher(None, *words, autojunk=False).ratio()

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.references import REFERENCE, References
-from agents.workflows.prompts import NO_ANSWER, Evidence, citations, without_citations
+from agents.workflows.prompts import NO_ANSWER, Evidence, citations, cited, without_citations
 
 _WORD = re.compile(r"[^\W\d_]{2,}", re.UNICODE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\[(])")
-_CITED = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)")
 _OWN_WORDS: Final = 0.3  # of a claim's telling words, or one of them
 _LONG_WORD: Final = 4
 _SHOWN: Final = 80
@@ -75,7 +74,7 @@ def _garbled(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
     stuck = [m for m in _DOUBLED.finditer(draft) if m.group().lower() not in held]
     findings = [Finding("a word again and again", m.group(1).lower()) for m in stuck]
     said: set[str] = set()
-    for sentence in _SENTENCE.split(_CITED.sub("", draft)):
+    for sentence in _SENTENCE.split(without_citations(draft)):
         key = " ".join(sentence.lower().split())
         if key in said:
             findings.append(Finding("said twice", sentence.strip()[:_SHOWN]))
@@ -95,7 +94,7 @@ def _values(draft: str, evidence: Sequence[Evidence], references: References) ->
         for reference in _references_of(references.rewrite(references.render(e.text)))
     }
     spelt = References()
-    spelt.rewrite(_CITED.sub("", REFERENCE.sub(" ", draft)))
+    spelt.rewrite(without_citations(REFERENCE.sub(" ", draft)))
     values = {references.render(reference).lower() for reference in held}
     return [
         Finding(f"{reference[1:].split('_')[0].lower()} not in the evidence", value)
@@ -105,11 +104,11 @@ def _values(draft: str, evidence: Sequence[Evidence], references: References) ->
 
 
 def _citations(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
-    cited = citations(draft)
+    ids = citations(draft)
     known = {e.id for e in evidence}
-    if not cited:
+    if not ids:
         return [Finding("no citation", "the draft cites nothing")]
-    return [Finding("citation of nothing", c) for c in cited if c not in known]
+    return [Finding("citation of nothing", id) for id in ids if id not in known]
 
 
 def _names(draft: str, evidence: Sequence[Evidence], shop: str) -> list[Finding]:
@@ -129,10 +128,10 @@ def _support(draft: str, evidence: Sequence[Evidence]) -> list[Finding]:
     texts = {e.id: e.text for e in evidence}
     findings: list[Finding] = []
     for line in draft.splitlines():
-        uncited, *cited = _CITED.split(line)
+        (_, uncited), *rest = cited(line)
         findings += _uncited(_SENTENCE.split(uncited))
-        for ids, claims in zip(cited[::2], cited[1::2], strict=True):
-            held = " ".join(texts.get(key.strip(), "") for key in ids.split(","))
+        for ids, claims in rest:
+            held = " ".join(texts.get(id, "") for id in ids)
             for claim in _SENTENCE.split(claims):
                 findings += _unsupported(claim.strip(), held)
     return findings
@@ -161,7 +160,7 @@ def _telling(sentence: str) -> set[str]:
 
 def _plain(text: str) -> str:
     """The words of `text`: no citations, no references, and no values, which `_values` judges."""
-    return REFERENCE.sub(" ", References().rewrite(_CITED.sub(" ", text)))
+    return REFERENCE.sub(" ", References().rewrite(without_citations(text)))
 
 
 def _words(text: str) -> set[str]:

@@ -45,7 +45,8 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s+")
-_CITATION = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)\s*")
+_CITATION = re.compile(r"\((E[1-9][0-9]?(?:, ?E[1-9][0-9]?)*)\)")
+_SPACED_CITATION = re.compile(rf"[ \t]*{_CITATION.pattern}[ \t]*")
 
 MAX_TICKET_CHARS: Final = 1_200
 MAX_EVIDENCE_CHARS: Final = 320
@@ -107,13 +108,30 @@ def slots_messages(*, ticket: str, intents: Sequence[str]) -> list[Message]:
 
 def citations(draft: str) -> list[str]:
     """The evidence ids that a draft cites, in order, without repeats."""
-    found = [e.strip() for m in _CITATION.finditer(draft) for e in m.group(1).split(",")]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(id for ids, _ in cited(draft) for id in ids))
+
+
+def cited(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """`text` cut at its citations: the evidence ids that are cited (none at first), and what stands
+    between them and the next."""
+    first, *rest = _CITATION.split(text)
+    ids = [tuple(id.strip() for id in found.split(",")) for found in rest[::2]]
+    return [((), first), *zip(ids, rest[1::2], strict=True)]
+
+
+def citation(ids: Sequence[str]) -> str:
+    """How evidence is cited: `(E1)`, `(E1, E2)`."""
+    return f"({', '.join(ids)})"
 
 
 def without_citations(draft: str) -> str:
     """The draft as a customer reads it."""
-    return _CITATION.sub("", draft).strip()
+
+    def between(citation: re.Match[str]) -> str:
+        before, after = draft[: citation.start()][-1:], draft[citation.end() :][:1]
+        return "" if before in ("", "\n") or after in ("", *"\n.,;:!?)") else " "
+
+    return _SPACED_CITATION.sub(between, draft).strip()
 
 
 def order_text(order: Mapping[str, object]) -> str:

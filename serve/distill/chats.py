@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agents.journal import Verdict
 from agents.workflows import prompts
 from cluster.errors import InvalidInput, Unavailable
+from serve.distill.corpus import Example
 
 Role = Literal["system", "user", "assistant"]
 Split = Literal["train", "heldout"]
@@ -72,6 +73,11 @@ class TracedChat(_Strict):
     def answer(self) -> str:
         """What it should say."""
         return self.messages[-1].content
+
+    @property
+    def example(self) -> Example:
+        """The chat as the corpus has them."""
+        return Example(self.task, self.prompt, self.answer)
 
     @model_validator(mode="after")
     def _roles_take_turns(self) -> Self:

@@ -56,10 +56,8 @@ def distill_train(
     set_up(threads)
     folder = resolve_source(base) if base else ""
     options = Options(model, minutes, steps, seed, rate=rate, base=folder)
-    training = Training(options, out, console.print, read_chats(traces) if traces else None)
-    if resume:
-        training.resume()
-    training.run()
+    chats = read_chats(traces) if traces else None
+    Training(options, out, console.print, chats, resume=resume).run()
 
 
 @distill.command("evaluate")

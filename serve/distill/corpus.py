@@ -17,7 +17,7 @@ from agents.references import References
 from agents.workflows.prompts import Evidence, Message, draft_messages, plan_messages
 from serve.distill.content import make_outline, make_posts
 from serve.distill.drafts import make_draft
-from serve.distill.grammar import SPLITS, expand, lexicon, part, words
+from serve.distill.grammar import SPLITS, expand, lexicon, words
 from serve.distill.plans import expected_plan, tool_forms
 from serve.distill.slots import make_slots
 from serve.distill.summaries import make_summary
@@ -117,7 +117,7 @@ def _tool(rng: Random, split: str) -> Example:
     chosen = rng.choice(listed)
     values = Values(rng, split)
     value = {
-        "city": rng.choice(part(lexicon("chat")["cities"], split)),
+        "city": rng.choice(words("chat", "cities", split)),
         "order": values("order"),
         "query": item(rng, split),
     }[chosen["argument"]]

@@ -66,7 +66,7 @@ def evaluate(
     Raises InvalidInput when none is held out, and what `sampling.answers` raises when a folder
     can't be served; then nothing is written.
     """
-    heldout = [Example(c.task, c.prompt, c.answer) for c in chats if c.split == "heldout"]
+    heldout = [c.example for c in chats if c.split == "heldout"]
     if not heldout:
         raise InvalidInput("chats", len(chats), "at least one with the split heldout")
     return compare(candidate, incumbent, heldout, core=core)

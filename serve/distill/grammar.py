@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 
@@ -29,27 +29,49 @@ def expand(rng: Random, template: str, slot: Callable[[str], str]) -> str:
     return re.sub(r" (?=[.,!?] |[.,!?]$)|(?<= ) +", "", " ".join(text.split()))
 
 
-def part(entries: list[str], split: str) -> list[str]:
+def part(entries: Iterable[str], split: str) -> list[str]:
     """The entries (templates or words) of `split`: `train`, `validation` or `test`.
 
     The three are disjoint, stable over runs, and never empty: by the rank of an entry's hash, 12 %
     are for test, 8 % for validation. Raises InvalidInput for a list too short to be divided.
     """
-    ranked = sorted(set(entries), key=_hash)
-    if len(ranked) < len(SPLITS):
-        raise InvalidInput("templates", entries, "at least three, one for each split")
-    test = max(1, round(_TEST_SHARE * len(ranked)))
-    validation = test + max(1, round(_VALIDATION_SHARE * len(ranked)))
-    bounds = {"test": (0, test), "validation": (test, validation), "train": (validation, None)}
-    if split not in bounds:
+    parts = _divided(tuple(entries))
+    if split not in parts:
         raise InvalidInput("split", split, f"one of {', '.join(SPLITS)}")
-    return ranked[slice(*bounds[split])]
+    return parts[split]
 
 
 @cache
 def words(name: str, kind: str, split: str) -> list[str]:
-    """The entries of `split` in the list `kind` of `NAME.yaml`."""
-    return part(list(lexicon(name)[kind]), split)
+    """The entries of `split` in the list `kind` of `NAME.yaml`; `topics.warranty` is the list
+    `warranty` within `topics`.
+
+    Training is given those of `NAME.train.yaml` too: a list there can grow without another chat
+    in validation or test.
+    """
+    found = part(_listed(lexicon(name), kind), split)
+    if split == "train" and (_HERE / f"{name}.train.yaml").is_file():
+        found = found + list(_listed(lexicon(f"{name}.train"), kind))
+    return found
+
+
+def _listed(words: Mapping[str, Any], kind: str) -> Iterable[str]:
+    found: Any = words
+    for key in kind.split("."):
+        found = found.get(key, {})
+    return cast(Iterable[str], found)
+
+
+@cache
+def _divided(entries: tuple[str, ...]) -> dict[str, list[str]]:
+    ranked = sorted(set(entries), key=_hash)
+    if len(ranked) < len(SPLITS):
+        raise InvalidInput("templates", list(entries), "at least three, one for each split")
+    test = max(1, round(_TEST_SHARE * len(ranked)))
+    validation = test + max(1, round(_VALIDATION_SHARE * len(ranked)))
+    return {
+        "train": ranked[validation:], "validation": ranked[test:validation], "test": ranked[:test],
+    }  # fmt: skip
 
 
 @cache

@@ -18,7 +18,7 @@ _SHARP: Final = 2.0  # weight of query and key norms: how peaked attention is
 _COPY: Final = 0.16  # how strongly a found token is written
 _LOOK_BACK: Final = 0  # layer of the previous-token heads
 _LOOK_UP: Final = 2  # layer of the look-up heads
-LAYERS_NEEDED: Final = _LOOK_UP
+LAYERS_NEEDED: Final = _LOOK_UP + 1
 _QUIET: Final = 0.2  # scale of what starts at random
 
 

@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 
 IGNORED: Final = -100
 CHATWISE: Final = "chatwise"
+_ROUNDED: Final = 128  # lengths that share a mask
 
 Encoded = tuple[list[int], list[int]]
 
@@ -93,7 +94,8 @@ def attend_chatwise(
         return seen.transpose(1, 2), None
     kv_heads, size = key.shape[1], query.shape[-1]
     queries = (query[0] * scaling).unflatten(0, (kv_heads, -1))
-    later = _later(max(end - start for start, end in pairwise(bounds)), query.dtype)
+    longest = max(end - start for start, end in pairwise(bounds))
+    later = _later(-(-longest // _ROUNDED) * _ROUNDED, query.dtype)
     chats: list[torch.Tensor] = []
     for start, end in pairwise(bounds):
         length = end - start

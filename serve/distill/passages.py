@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from serve.distill.grammar import expand, lexicon, part, words
+from serve.distill.grammar import expand, words
 from serve.distill.tickets import Values
 
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
@@ -49,8 +49,8 @@ def make_passage(rng: Random, topic: str, split: str) -> Passage:
     if own and rng.random() < _SHOP_SHARE:
         title, sentences = rng.choice(own)
     else:
-        title = rng.choice(part(lexicon("passages")["titles"][topic], split))
-        templates = part(lexicon("passages")["topics"][topic], split)
+        title = rng.choice(words("passages", f"titles.{topic}", split))
+        templates = words("passages", f"topics.{topic}", split)
         chosen = rng.sample(templates, min(len(templates), rng.choice((1, 1, 2, 2))))
         sentences = tuple(_capital(expand(rng, t, values)) for t in chosen)
     answer = sentences[:_MAX_SENTENCES]

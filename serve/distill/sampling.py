@@ -131,12 +131,14 @@ def _serve(order: dict[str, Any]) -> Sampled:
     """In the child: build the engine and have it answer."""
     from vllm import LLM, EngineArgs, SamplingParams
 
+    from serve.distill.tokenizer import encode_prompt
+
     known = {f.name for f in fields(EngineArgs)}
     # The rest is for the HTTP server in front of the engine.
     arguments = {k: v for k, v in order["arguments"].items() if k in known}
     engine = LLM(**arguments)
     tokenizer = engine.get_tokenizer()
-    prompts = [_tokens(tokenizer, p) for p in order["prompts"]]
+    prompts = [encode_prompt(tokenizer, **p) for p in order["prompts"]]
     fitting = [i for i, p in enumerate(prompts) if len(p) < arguments["max_model_len"]]
     parameters = SamplingParams(
         temperature=0, max_tokens=order["max_tokens"], ignore_eos=order["whole"]
@@ -153,14 +155,6 @@ def _serve(order: dict[str, Any]) -> Sampled:
         texts[index] = output.outputs[0].text
     tokens = sum(len(output.outputs[0].token_ids) for output in made)
     return Sampled(texts, tokens, seconds, len(prompts) - len(fitting))
-
-
-def _tokens(tokenizer: Any, prompt: dict[str, Any]) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        prompt["messages"], tools=prompt["tools"], add_generation_prompt=True, tokenize=False
-    )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def main() -> None:

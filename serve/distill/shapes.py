@@ -46,7 +46,7 @@ def new_model(name: str, tokenizer: Any, seed: int) -> Any:
     """An untrained young model of the shape `name`."""
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(_config(SHAPES[name], SHAPES[name].young, tokenizer))
-    if SHAPES[name].young > LAYERS_NEEDED:
+    if SHAPES[name].young >= LAYERS_NEEDED:
         lay_copying(model)
     return model
 

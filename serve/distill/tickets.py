@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from serve.distill.grammar import expand, lexicon, part, words
+from serve.distill.grammar import expand, part, words
 
 ORDER_INTENTS: Final = ("order_status", "delivery_late", "return_item")
 REFUND_INTENTS: Final = ("refund_request", "damaged_item", "wrong_item")
@@ -228,10 +228,9 @@ def _end(text: str) -> str:
 @cache
 def _texts(kind: str, split: str) -> list[str]:
     """The templates of a kind or an intent: ours, and the examples of the shop's intent head."""
-    listed = lexicon("tickets")
-    texts: list[str] = listed[kind] if kind in listed else listed["requests"][kind]
+    ours = words("tickets", f"requests.{kind}" if kind in INTENTS else kind, split)
     written = _examples().get(kind)
-    return part(list(texts), split) + (part(written, split) if written else [])
+    return ours + (part(written, split) if written else [])
 
 
 @cache

@@ -114,12 +114,17 @@ def reference_tokens() -> list[str]:
 
 def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the answer with its end."""
-    prompt = tokenizer.apply_chat_template(
-        example.messages, tools=example.tools, add_generation_prompt=True, tokenize=False
-    )
-    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     answer: list[int] = tokenizer(example.answer + TURN_END, add_special_tokens=False)["input_ids"]
-    return ids, answer
+    return encode_prompt(tokenizer, example.messages, example.tools), answer
+
+
+def encode_prompt(tokenizer: Any, messages: Any, tools: Any) -> list[int]:
+    """Token ids of a chat that is to be answered; messages and tools as OpenAI's."""
+    text = tokenizer.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _texts(seed: int, count: int) -> Iterator[str]:

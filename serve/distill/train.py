@@ -12,16 +12,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from cluster.errors import InvalidInput
-from serve.distill.corpus import Example, examples
+from cluster.errors import InvalidInput, Unavailable
+from serve.distill.chats import TracedChat
+from serve.distill.corpus import examples
 from serve.distill.curves import Curves
 from serve.distill.drills import copy_drill
 from serve.distill.packing import CHATWISE, IGNORED, Batch, Encoded, batches
@@ -40,9 +42,6 @@ _CHECKED: Final = 160  # validation chats
 _DRILLS: Final = 0.10  # copying drills among chats, until GROW_AT
 _REPLAY: Final = 0.5  # share of the corpus among traces, against forgetting
 
-if TYPE_CHECKING:
-    from serve.distill.chats import TracedChat
-
 Say = Callable[[str], None]
 
 
@@ -60,14 +59,14 @@ def set_up(threads: int = 0) -> None:
 @dataclass(frozen=True)
 class Options:
     """How to train. Ends after `steps` when given, else after `minutes`. `model` names the shape
-    and its share of the corpus; `base` is a checkpoint folder to start from; `tokens` go into a
-    step and `rate` is the highest learning rate."""
+    and its share of the corpus; `base` is a checkpoint folder to start from; `tokens_per_step` go
+    into a step and `rate` is the highest learning rate."""
 
     model: str
     minutes: float = 30.0
     steps: int = 0
     seed: int = 7
-    tokens: int = 4096
+    tokens_per_step: int = 4096
     rate: float = 3e-3
     base: str = ""
 
@@ -87,10 +86,17 @@ class Training:
     """One training run into the folder `out`."""
 
     def __init__(
-        self, options: Options, out: Path, say: Say, traces: "list[TracedChat] | None" = None
+        self,
+        options: Options,
+        out: Path,
+        say: Say,
+        traces: list[TracedChat] | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
-        """Raises InvalidInput for an unknown model, a base that is no checkpoint, or traces without
-        one for training; DataError for a damaged base."""
+        """Begins, or goes on from `out`/state.pt when asked to `resume`. Raises InvalidInput for an
+        unknown model, a base that is no checkpoint, traces without one for training, or nothing to
+        go on from; DataError for a damaged base."""
         if options.model not in SHAPES:
             raise InvalidInput("model", options.model, f"one of {', '.join(SHAPES)}")
         self.options, self.out, self._say = options, out, say
@@ -99,17 +105,18 @@ class Training:
             raise InvalidInput("from", len(traces), "a file with chats of the split 'train'")
         self.progress = Progress()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        if options.base:
+        if resume:
+            self._resume()
+        elif options.base:
             base = Path(options.base)
             validate(base, base, LONGEST)
-            self.model, self.tokenizer = load(base)
+            model, self.tokenizer = load(base)
+            self._take(model)
         else:
             self.tokenizer = build_tokenizer(1)
-            self.model = new_model(options.model, self.tokenizer, options.seed)
-        self._take(self.model)
+            self._take(new_model(options.model, self.tokenizer, options.seed))
 
-    def resume(self) -> None:
-        """Go on from `out`/state.pt. Raises InvalidInput when there is none."""
+    def _resume(self) -> None:
         path = self.out / "state.pt"
         if not path.is_file():
             raise InvalidInput("resume", path, "a folder whose training was broken off")
@@ -117,9 +124,9 @@ class Training:
         if state["options"] != asdict(self.options):
             raise InvalidInput("resume", asdict(self.options), f"as it began: {state['options']}")
         self.progress = Progress(**state["progress"])
-        # The stored tokenizer, so that a resumed run keeps its words if the corpus has changed.
-        _, self.tokenizer = load(self.out)
-        self._take(grown(self.model, self.progress.layers))
+        # The stored words, though the corpus may have changed since.
+        model, self.tokenizer = load(self.out)
+        self._take(grown(model, self.progress.layers))
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -197,34 +204,29 @@ class Training:
 
     def _stream(self) -> Iterator[Batch]:
         begun = self.progress.chats
-        for batch in batches(self._encoded(begun), self.options.tokens, LONGEST):
+        for batch in batches(self._encoded(begun), self.options.tokens_per_step, LONGEST):
             yield replace(batch, drawn=begun + batch.drawn)
 
     def _encoded(self, start: int) -> Iterator[Encoded]:
-        """The stream from number `start` on: what stands at a number depends on seed and number."""
+        """The stream from number `start` on. What stands at a number depends on seed and number
+        alone, but for the drills, which end at a point of the way."""
         corpus = examples(self.options.model, "train", self.options.seed, start)
         for number, example in enumerate(corpus, start):
             rng = Random(f"stream/{self.options.seed}/{number}")
             if self._traces and rng.random() >= _REPLAY:
-                yield encode(self.tokenizer, _as_example(rng.choice(self._traces)))
+                yield encode(self.tokenizer, rng.choice(self._traces).example)
             elif not self.options.base and rng.random() < _DRILLS * (self._done() < GROW_AT):
                 yield copy_drill(rng, self.tokenizer)
             else:
                 yield encode(self.tokenizer, example)
 
     def _validation(self) -> list[tuple[str, Batch]]:
-        chats = [
-            example
-            for example, _ in zip(
-                examples(self.options.model, "validation", VALIDATION_SEED),
-                range(_CHECKED),
-                strict=False,
-            )
-        ]
+        drawn = examples(self.options.model, "validation", VALIDATION_SEED)
+        chats = list(islice(drawn, _CHECKED))
         found: list[tuple[str, Batch]] = []
         for kind in sorted({c.kind for c in chats}):
             encoded = (encode(self.tokenizer, c) for c in chats if c.kind == kind)
-            found += [(kind, b) for b in batches(encoded, self.options.tokens, LONGEST)]
+            found += [(kind, b) for b in batches(encoded, self.options.tokens_per_step, LONGEST)]
         return found
 
     def _check(self, curves: Curves, checks: list[tuple[str, Batch]]) -> None:
@@ -238,9 +240,7 @@ class Training:
             losses.append(float(functional.cross_entropy(logits, targets)))
             wrong = torch.zeros_like(batch.targets, dtype=torch.bool)
             wrong[batch.targets != IGNORED] = logits.argmax(-1) != targets
-            chats = [
-                wrong[0, a:b].any() for a, b in zip(batch.bounds, batch.bounds[1:], strict=False)
-            ]
+            chats = [wrong[0, start:end].any() for start, end in pairwise(batch.bounds)]
             count = right.setdefault(kind, [0, 0])
             count[0] += sum(not bool(c) for c in chats)
             count[1] += len(chats)
@@ -262,30 +262,34 @@ class Training:
         return [0.0, 0.0, time.monotonic()]
 
     def _store(self) -> None:
-        save(self.model, self.tokenizer, self.out)
+        # The checkpoint comes second: one from before the model grew can be resumed from.
         state = {
             "options": asdict(self.options),
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self._optimizers],
             "progress": asdict(self.progress),
         }
-        torch.save(state, self.out / "state.part")
-        (self.out / "state.part").replace(self.out / "state.pt")
+        part = self.out / "state.part"
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            torch.save(state, part)
+            part.replace(self.out / "state.pt")
+        except (OSError, RuntimeError) as error:  # torch raises the latter when the disk is full
+            raise Unavailable(f"room in {self.out}", str(error)) from error
+        save(self.model, self.tokenizer, self.out)
 
     def _finish(self, curves: Curves) -> None:
         save(self.model.to("cpu"), self.tokenizer, self.out)
         (self.out / "state.pt").unlink(missing_ok=True)
         record = {**asdict(self.options), **asdict(self.progress)}
-        record |= {"tokens_per_step": self.options.tokens, "traces": len(self._traces)}
-        record["parameters"] = parameters(self.model)
-        record["base"] = Path(self.options.base).name
+        record |= {
+            "base": Path(self.options.base).name,
+            "traces": len(self._traces),
+            "parameters": parameters(self.model),
+        }
         text = json.dumps(record, indent=2) + "\n"
         (self.out / "training.json").write_text(text, encoding="utf-8")
         curves.plot()
-
-
-def _as_example(chat: "TracedChat") -> Example:
-    return Example(chat.task, chat.prompt, chat.answer)
 
 
 def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:

@@ -4,7 +4,7 @@ import pytest
 
 from agents.grounding import check
 from agents.references import References
-from agents.workflows.prompts import Evidence
+from agents.workflows.prompts import Evidence, without_citations
 
 SHOP = "Lumen & Oak"
 TICKET = "Where is my lamp LO-48213? I waited 9 days and paid 64.90 EUR."
@@ -123,3 +123,16 @@ def test_checking_leaves_the_conversations_references_as_they_were() -> None:
     before = list(references.items())
     check("(E1) Your order LO-99999 costs 7 EUR.", evidence, references, SHOP)
     assert list(references.items()) == before
+
+
+@pytest.mark.parametrize(
+    ("draft", "read"),
+    [
+        ("Hello,\n(E1) It is late. (E2) Sorry.\nBye", "Hello,\nIt is late. Sorry.\nBye"),
+        ("It is late (E1). Sorry (E1, E2)!", "It is late. Sorry!"),
+        ("It (E1) is late (E2)\nBye", "It is late\nBye"),
+        ("(E1) [ORDER_1] (E2) [DATE_1]", "[ORDER_1] [DATE_1]"),
+    ],
+)
+def test_a_customer_reads_no_citation_and_no_hole_where_it_stood(draft: str, read: str) -> None:
+    assert without_citations(draft) == read

@@ -1,6 +1,7 @@
 """The corpus: what it teaches must hold under the workflow's own rules."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from random import Random
@@ -13,7 +14,7 @@ from agents.workflows.prompts import NO_ANSWER
 from cluster.errors import InvalidInput
 from serve.distill.corpus import SHARES, TASKS, Example, examples
 from serve.distill.drafts import order_sentence
-from serve.distill.grammar import SPLITS, expand, lexicon, part
+from serve.distill.grammar import SPLITS, expand, lexicon, part, words
 from serve.distill.judge import evidence_of
 from serve.distill.plans import expected_steps, tool_forms
 from serve.distill.slots import OFFERED
@@ -164,3 +165,28 @@ def test_an_order_without_dates_is_told_without_dates() -> None:
     assert order_sentence(order) == "Your order [ORDER_1] with the vase was shipped"
     told = order_sentence({**order, "shipped": "[DATE_1]", "tracking": "[TRACKING_1]"})
     assert told.endswith("was shipped on [DATE_1]; the tracking number is [TRACKING_1]")
+
+
+@pytest.mark.parametrize("name", ["tickets", "passages"])
+def test_lists_for_training_only_repeat_nothing_that_is_held_out(name: str) -> None:
+    for path, entries in lists_of(lexicon(f"{name}.train")):
+        kind = path.strip("/").replace("/", ".")
+        heldout = [e for split in ("validation", "test") for e in words(name, kind, split)]
+        known = words(name, kind, "train")
+        assert set(entries) <= set(known), kind
+        assert len(known) == len(set(known)), kind
+        for entry in entries:
+            assert all(likeness(entry, held) < 0.6 for held in heldout), entry
+
+
+def likeness(template: str, other: str) -> float:
+    """Of all their words, the share that both have."""
+    ours, theirs = (set(re.findall(r"[\w<>\[\]]+", t.lower())) for t in (template, other))
+    return len(ours & theirs) / max(1, len(ours | theirs))
+
+
+def test_training_lists_change_no_other_split() -> None:
+    ours = lexicon("tickets")["person"]
+    for split in ("validation", "test"):
+        assert words("tickets", "person", split) == part(ours, split)
+    assert set(words("tickets", "person", "train")) > set(part(ours, "train"))

@@ -14,9 +14,8 @@ from serve.distill.train import Options, Training
 
 def trained(out: Path, steps: int = 4, stop_after: int = 0, resume: bool = False) -> list[str]:
     told: list[str] = []
-    training = Training(Options("tiny", steps=steps, tokens=512), out, told.append)
-    if resume:
-        training.resume()
+    options = Options("tiny", steps=steps, tokens_per_step=512)
+    training = Training(options, out, told.append, resume=resume)
     if stop_after:
         broken_off(training, stop_after)
     else:
@@ -59,7 +58,7 @@ def test_a_training_leaves_a_checkpoint_its_record_and_its_curves(tmp_path: Path
 def test_traces_are_learned_on_top_of_a_base(tmp_path: Path) -> None:
     trained(tmp_path / "base", steps=1)
     asked = (Message(role="user", content="hello"), Message(role="assistant", content="Good day."))
-    options = Options("tiny", steps=2, tokens=512, base=str(tmp_path / "base"))
+    options = Options("tiny", steps=2, tokens_per_step=512, base=str(tmp_path / "base"))
     Training(options, tmp_path / "out", print, [TracedChat(messages=asked)]).run()
     record = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
     assert (record["base"], record["traces"]) == ("base", 1)
@@ -74,7 +73,7 @@ def test_what_can_not_be_trained_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="split 'train'"):
         Training(Options("tiny"), tmp_path, print, [heldout])
     with pytest.raises(InvalidInput, match="broken off"):
-        Training(Options("tiny"), tmp_path, print).resume()
+        Training(Options("tiny"), tmp_path, print, resume=True)
     trained(tmp_path / "base", steps=1)
     shard = tmp_path / "base" / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
