@@ -1,6 +1,6 @@
 """What a journal promises; `journal_sql.py` keeps the promise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, get_args
 
@@ -66,6 +66,11 @@ class Judgement:
 
 class Journal(Protocol):
     """Append-only events by run; every method is one transaction, on disk when it returns."""
+
+    def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Calls of this journal's other methods, in order, as one transaction: the result of each,
+        or the MainspringError that it raised, which undoes that call alone. Unavailable when the
+        database fails; then none of them was done."""
 
     def create(
         self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]

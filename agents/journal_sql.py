@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from sqlalchemy import Connection, text
 from agents.events import Event, RunClaimed, RunEnded, RunStarted, parse
 from agents.journal import Feedback, Judgement, RunRow
 from cluster.database import Database
-from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
+from cluster.errors import Conflict, DataError, MainspringError, NotFound, StaleEpoch
 from cluster.ids import Clock, Ids
 
 MIGRATIONS = (
@@ -43,16 +45,46 @@ MIGRATIONS = (
 _GENESIS = "0" * 64
 
 
+class _Shared(threading.local):
+    connection: Connection | None = None
+
+
 class SqlJournal:
     def __init__(self, url: str, data_dir: Path, clock: Clock, ids: Ids) -> None:
         self._database = Database(url, "journal", MIGRATIONS, data_dir)
         self._clock = clock
         self._ids = ids
+        self._shared = _Shared()
+
+    def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        with self._database.transaction() as connection:
+            self._shared.connection = connection
+            try:
+                return [self._one(connection, call) for call in work]
+            finally:
+                self._shared.connection = None
+
+    @staticmethod
+    def _one(connection: Connection, call: Callable[[], Any]) -> Any:
+        try:
+            with connection.begin_nested():
+                return call()
+        except MainspringError as error:
+            return error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """The transaction that this thread's work belongs to, or a new one."""
+        if self._shared.connection is not None:
+            yield self._shared.connection
+        else:
+            with self._database.transaction() as connection:
+                yield connection
 
     def create(
         self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
     ) -> tuple[str, bool]:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             row = connection.execute(
                 text("SELECT run_id FROM runs WHERE tenant = :t AND idempotency_key = :k"),
                 {"t": tenant, "k": key},
@@ -75,7 +107,7 @@ class SqlJournal:
             return run_id, True
 
     def claim(self, run_id: str, reason: str) -> int:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             status, epoch, seq, last = self._head(connection, run_id, lock=True)
             if status == "ended":
                 raise Conflict(f"run {run_id}", "it has ended")
@@ -87,7 +119,7 @@ class SqlJournal:
             return epoch + 1
 
     def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             status, current, seq, last = self._head(connection, run_id, lock=True)
             if epoch != current:
                 raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {current}")
@@ -96,7 +128,7 @@ class SqlJournal:
             return self._insert(connection, run_id, epoch, seq, last, payloads)
 
     def read(self, run_id: str) -> list[Event]:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             self._head(connection, run_id)
             rows = connection.execute(
                 text(
@@ -120,11 +152,11 @@ class SqlJournal:
             "SELECT run_id, tenant, workflow, agent, status, epoch, created_at FROM runs"
             f" WHERE {where} ORDER BY created_at, run_id"
         )
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             return [RunRow(*row) for row in connection.execute(text(query), given).all()]
 
     def verify(self, run_id: str) -> int:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             _, _, last_seq, last_hash = self._head(connection, run_id)
             rows = connection.execute(
                 text(
@@ -143,7 +175,7 @@ class SqlJournal:
         return len(rows)
 
     def judge(self, run_id: str, feedback: Feedback) -> Judgement:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             # The run's row is locked, so that two judges of one run take turns.
             status, *_ = self._head(connection, run_id, lock=True)
             if status != "ended":
@@ -160,7 +192,7 @@ class SqlJournal:
             return judgement
 
     def judgements(self, run_id: str) -> list[Judgement]:
-        with self._database.transaction() as connection:
+        with self._transaction() as connection:
             self._head(connection, run_id)
             return self._judgements(connection, run_id)
 

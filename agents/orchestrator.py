@@ -14,15 +14,15 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from zlib import crc32
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
+from agents.commits import Commits
 from agents.events import EffectDone, EffectFailed, EffectStarted, RunEnded, StepDecided, TurnFailed
 from agents.facts import Thresholds, facts_for
 from agents.journal import Journal
@@ -43,8 +43,6 @@ from cluster.errors import (
 from cluster.session import actor, own
 from cluster.settings import AgentsSection
 from cluster.telemetry import logger
-
-T = TypeVar("T")
 
 NAME: Final = "orchestrator"
 MAX_FAILURES: Final = 3
@@ -82,8 +80,7 @@ class Orchestrator:
         self._section = section
         self._thresholds = thresholds
         self._names = names
-        # One thread writes: commits take turns anyway, and the event loop stays free for them.
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._commits = Commits(self._journal)
         self._states: dict[str, RunState] = {}
         self._handles: dict[str, Any] = {}
         self._finished: OrderedDict[str, RunState] = OrderedDict()
@@ -113,7 +110,7 @@ class Orchestrator:
         `max_open_runs` are open already."""
         if len(self._queued) + len(self._driving) >= self._section.max_open_runs:
             raise Overloaded("runs", f"{self._section.max_open_runs} are open", 5.0)
-        run_id, new = await self._write(
+        run_id, new = await self._commits.do(
             self._journal.create, tenant, key, workflow, agent, {**given, "tenant": tenant}
         )
         if new:
@@ -166,7 +163,7 @@ class Orchestrator:
 
     async def agent(self, tenant: str, agent: str) -> AgentState:
         """What an agent remembers of its finished runs, from the journal."""
-        rows = await self._write(self._journal.runs, tenant, "ended", agent)
+        rows = await self._commits.do(self._journal.runs, tenant, "ended", agent)
         state = AgentState(agent)
         for row in rows:
             state = state.after(await self._state(row.run_id))
@@ -198,7 +195,7 @@ class Orchestrator:
 
     async def verify(self, run_id: str) -> int:
         """The number of events in a run's hash chain; DataError where it is broken."""
-        return await self._write(self._journal.verify, run_id)
+        return await self._commits.do(self._journal.verify, run_id)
 
     def _enqueue(self, run_id: str) -> None:
         if run_id not in self._queued and run_id not in self._driving:
@@ -247,7 +244,7 @@ class Orchestrator:
 
     async def _claim(self, run_id: str, reason: str) -> int:
         try:
-            return await self._write(self._journal.claim, run_id, reason)
+            return await self._commits.do(self._journal.claim, run_id, reason)
         finally:
             # A write whose answer was lost may have been done: the journal knows, memory does not.
             self._states.pop(run_id, None)
@@ -333,7 +330,7 @@ class Orchestrator:
     async def _state(self, run_id: str) -> RunState:
         known = self._states.get(run_id) or self._finished.get(run_id)
         if known is None:
-            known = fold(run_id, await self._write(self._journal.read, run_id))
+            known = fold(run_id, await self._commits.do(self._journal.read, run_id))
             self._keep(known)
         return known
 
@@ -356,7 +353,7 @@ class Orchestrator:
 
     async def _append(self, run_id: str, epoch: int, payloads: list[Any]) -> RunState:
         await self._state(run_id)
-        events = await self._write(self._journal.append, run_id, epoch, payloads)
+        events = await self._commits.do(self._journal.append, run_id, epoch, payloads)
         # Again: a turn that timed out may have added to its run while this was being written.
         state = await self._state(run_id)
         for event in events:
@@ -374,9 +371,6 @@ class Orchestrator:
         async with self._changed:
             self._ends += 1
             self._changed.notify_all()
-
-    async def _write(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
 
 
 def effect_key(run_id: str, step: str, tool: str, args: dict[str, Any]) -> str:

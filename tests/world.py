@@ -117,7 +117,7 @@ class World:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        orchestrator._writer.shutdown(wait=True)
+        orchestrator._commits.close()
         self.journal.close()
         self.connector._desk.close()
 
@@ -128,26 +128,34 @@ class PointedJournal:
     def __init__(self, inner: Journal, world: World) -> None:
         self._inner = inner
         self._world = world
+        self._done: list[str] = []
+
+    def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        self._done.clear()
+        results = self._inner.together(work)
+        for point in self._done:
+            self._world.point(point)
+        return results
 
     def create(
         self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
     ) -> tuple[str, bool]:
         self._world.point("before create")
         created = self._inner.create(tenant, key, workflow, agent, given)
-        self._world.point("after create")
+        self._done.append("after create")
         return created
 
     def claim(self, run_id: str, reason: str) -> int:
         self._world.point("before claim")
         epoch = self._inner.claim(run_id, reason)
-        self._world.point("after claim")
+        self._done.append("after claim")
         return epoch
 
     def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
         what = "+".join(_label(p) for p in payloads)
         self._world.point(f"before append {what}")
         events = self._inner.append(run_id, epoch, payloads)
-        self._world.point(f"after append {what}")
+        self._done.append(f"after append {what}")
         return events
 
     def __getattr__(self, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,41 @@ def test_an_append_is_all_or_nothing(journal: SqlJournal) -> None:
         journal.append(run_id, epoch, [_phase(), "no event"])
     assert len(journal.read(run_id)) == 2
     assert journal.verify(run_id) == 2
+
+
+def test_work_done_together_is_one_transaction_in_which_each_answers_for_itself(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    results = journal.together(
+        [
+            partial(journal.claim, run_id, "queued"),
+            partial(journal.append, run_id, 7, [_phase("stale")]),
+            partial(journal.append, run_id, 1, [_phase("plan")]),
+            partial(journal.read, "run-nowhere"),
+            partial(journal.create, "t", "other", "triage", "a", {}),
+        ]
+    )
+    assert results[0] == 1
+    assert isinstance(results[1], StaleEpoch)
+    assert [e.payload for e in results[2]] == [_phase("plan")]
+    assert isinstance(results[3], NotFound)
+    assert results[4][1] is True
+    other = opened()
+    assert [type(e.payload) for e in other.read(run_id)] == [RunStarted, RunClaimed, PhaseDone]
+    assert other.verify(run_id) == 3
+
+
+def test_when_the_commit_fails_nothing_of_the_group_was_done(journal: SqlJournal) -> None:
+    run_id = _run(journal)
+
+    def broken() -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        journal.together([partial(journal.claim, run_id, "queued"), broken])
+    assert [type(e.payload) for e in journal.read(run_id)] == [RunStarted]
+    assert journal.claim(run_id, "again") == 1
 
 
 @pytest.mark.parametrize("call", ["claim", "append", "read", "verify"])

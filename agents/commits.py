@@ -1,0 +1,72 @@
+"""Group commit: what many runs have to write at once goes to disk in one transaction.
+
+A full sync takes about as long for one step as for a hundred. While a commit is on its way, what
+arrives is collected for the next one; nobody waits for company.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from agents.journal import Journal
+from cluster.errors import Overloaded
+
+T = TypeVar("T")
+
+MAX_WAITING: Final = 10_000
+_MAX_GROUP: Final = 256
+
+
+class Commits:
+    """The one way to a journal from an event loop. Its work is done in the order of asking, by one
+    thread: commits take turns anyway, and the loop stays free."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def do(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of `work(*args)`, a method of the journal, once it is on disk.
+
+        Raises what `work` raises, which undoes nothing but itself; Overloaded when MAX_WAITING
+        wait already; Unavailable, as for all of its group, when the commit fails.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise Overloaded("journal", f"{MAX_WAITING} writes wait for the disk", 1.0)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((partial(work, *args), done))
+        if self._writing is None:
+            self._writing = loop.create_task(self._write())
+        return await done
+
+    def close(self) -> None:
+        """Wait for the commit under way; nothing is written after it."""
+        self._waiting.clear()
+        self._thread.shutdown(wait=True)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            size = min(len(self._waiting), _MAX_GROUP)
+            group = [self._waiting.popleft() for _ in range(size)]
+            together = partial(self._journal.together, [work for work, _ in group])
+            try:
+                results = await loop.run_in_executor(self._thread, together)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                results = [error] * size
+            for (_, done), result in zip(group, results, strict=True):
+                if done.cancelled():
+                    continue
+                if isinstance(result, BaseException):
+                    done.set_exception(result)
+                else:
+                    done.set_result(result)
+        self._writing = None
