@@ -59,8 +59,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A run's chats in order, and why others of its chats are not among them."""
+    """A run's chats in order, and why others of its chats are not among them. `run` is its state,
+    `hash` the last link of its chain."""
 
+    run: RunState
+    hash: str
     samples: tuple[Sample, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -85,9 +88,9 @@ async def transcribe(
         if isinstance(e.payload, PhaseDone) and "usage" in e.payload.result
     ]
     if not asked:
-        return Transcript(left_out=(NOT_ASKED,))
+        return Transcript(run, events[-1].hash, left_out=(NOT_ASKED,))
     if correction and DRAFT not in run.phases:
-        return Transcript(left_out=(NO_DRAFT,))
+        return Transcript(run, events[-1].hash, left_out=(NO_DRAFT,))
     found: list[Sample | str] = []
     for at, done in asked:
         agent = _agent_before(journal, run, at)
@@ -97,6 +100,8 @@ async def transcribe(
         text = correction if done.phase == DRAFT else ""
         found.append(await _sample(_Replay(run, agent, workflow, done), text))
     return Transcript(
+        run,
+        events[-1].hash,
         tuple(f for f in found if isinstance(f, Sample)),
         tuple(f for f in found if isinstance(f, str)),
     )

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,28 @@ class Demo:
     environment: dict[str, str]
     pid: int
 
+    def mainspring(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of the same user, from the same folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "serve.cli", *words], cwd=ROOT, env=self.environment,
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     home = tmp_path_factory.mktemp("stack")
-    report, output = home / "report.json", home / "output.txt"
+    report = home / "report.json"
+    with served(home, "demo", "--report", str(report)) as stack:
+        assert report.exists()
+        yield replace(stack, report=json.loads(report.read_text("utf-8")))
+
+
+@contextmanager
+def served(home: Path, *words: str, **variables: str) -> Iterator[Demo]:
+    """`mainspring WORDS`, with its data below `home`, from when it serves until it is interrupted;
+    fails with its output when it ends or hangs before."""
+    output = home / "output.txt"
     gateway, stats, metrics = free_ports(3)
     environment = {
         **os.environ,
@@ -45,22 +63,26 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         "MAINSPRING_GATEWAY__PORT": str(gateway),
         "MAINSPRING_GATEWAY__HAPROXY_STATS_PORT": str(stats),
         "MAINSPRING_GATEWAY__HAPROXY_METRICS_PORT": str(metrics),
+        **variables,
     }
-    command = [sys.executable, "-m", "serve.cli", "demo", "--report", str(report)]
     with output.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
+            [sys.executable, "-m", "serve.cli", *words],
+            cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
-        wait_for_report(process, report, output)
+        deadline = time.monotonic() + START_LIMIT_S
+        while "serving at" not in output.read_text("utf-8"):
+            assert process.poll() is None, output.read_text("utf-8")[-4000:]
+            assert time.monotonic() < deadline, output.read_text("utf-8")[-4000:]
+            time.sleep(0.5)
         running = read(home / "data")
         assert running is not None
-        document = json.loads(report.read_text("utf-8"))
-        yield Demo(running.url, home / "data", document, output, environment, process.pid)
+        yield Demo(running.url, home / "data", {}, output, environment, process.pid)
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -70,16 +92,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 def client(demo: Demo) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none", timeout=60) as made:
         yield made
-
-
-def wait_for_report(process: subprocess.Popen[bytes], report: Path, output: Path) -> None:
-    """Until the whole report is written; fails with the output when the demo ends or hangs."""
-    deadline = time.monotonic() + START_LIMIT_S
-    while "serving at" not in output.read_text("utf-8"):
-        assert process.poll() is None, output.read_text("utf-8")[-4000:]
-        assert time.monotonic() < deadline, output.read_text("utf-8")[-4000:]
-        time.sleep(0.5)
-    assert report.exists()
 
 
 def free_ports(count: int) -> list[int]:

@@ -2,11 +2,6 @@
 trained for a minute's worth of steps, evaluated, promoted and rolled back while clients ask it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +13,7 @@ import yaml
 from cluster.settings import infra_path
 from serve.distill.chats import read_chats
 from serve.distill.train import Options, Training
-from serve.running import read
-from tests.stack.conftest import ROOT, START_LIMIT_S, Demo, free_ports
+from tests.stack.conftest import Demo, served
 from tests.stack.test_promotion import CLIENTS, answer, history, load
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
@@ -41,44 +35,13 @@ def small(beginner: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for model in profile["models"]:
         model["source"] = str(beginner)
     (home / "small.yaml").write_text(yaml.safe_dump(profile), "utf-8")
-    gateway, stats, metrics = free_ports(3)
-    environment = {
-        **os.environ,
-        "MAINSPRING_PROFILE": str(home / "small.yaml"),
-        "MAINSPRING_DATA_DIR": str(home / "data"),
-        "MAINSPRING_GATEWAY__PORT": str(gateway),
-        "MAINSPRING_GATEWAY__HAPROXY_STATS_PORT": str(stats),
-        "MAINSPRING_GATEWAY__HAPROXY_METRICS_PORT": str(metrics),
-    }
-    output = home / "output.txt"
-    command = [sys.executable, "-m", "serve.cli", "up", "--profile", str(home / "small.yaml")]
-    with output.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        deadline = time.monotonic() + START_LIMIT_S
-        while "serving at" not in output.read_text("utf-8"):
-            assert process.poll() is None, output.read_text("utf-8")[-4000:]
-            assert time.monotonic() < deadline, output.read_text("utf-8")[-4000:]
-            time.sleep(0.5)
-        running = read(home / "data")
-        assert running is not None
-        yield Demo(running.url, home / "data", {}, output, environment, process.pid)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=120)
-
-
-def command(demo: Demo, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "serve.cli", *words], cwd=ROOT, env=demo.environment,
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+    own = str(home / "small.yaml")
+    with served(home, "up", "--profile", own, MAINSPRING_PROFILE=own) as stack:
+        yield stack
 
 
 def done(demo: Demo, *words: str) -> str:
-    ran = command(demo, *words)
+    ran = demo.mainspring(*words)
     assert ran.returncode == 0, ran.stderr + ran.stdout
     return ran.stdout
 
@@ -150,7 +113,7 @@ def test_a_model_of_two_layers_is_refused_in_the_place_of_the_shipped_one(
     shipped = "checkpoint:routine"
     told = done(demo, "distill", "evaluate", str(beginner), "--incumbent", shipped, "--count", "40")
     assert json.loads(told)["verdict"] == "worse"
-    refused = command(demo, "distill", "promote", str(beginner), "--model", "routine")
+    refused = demo.mainspring("distill", "promote", str(beginner), "--model", "routine")
     assert refused.returncode == 1
     # Whatever is looked at first: it cuts text into other tokens, and it does worse.
     assert "vocabulary" in refused.stderr or "worse" in refused.stderr

@@ -2,8 +2,6 @@
 see of a promotion (test_distillation.py has one that succeeds)."""
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import openai
 import pytest
 
 from tests.candidates import candidate, evaluated, shard
-from tests.stack.conftest import ROOT, Demo
+from tests.stack.conftest import Demo
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
@@ -80,13 +78,6 @@ def answer(client: openai.OpenAI, stream: bool = False) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks)
 
 
-def command(demo: Demo, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "serve.cli", "distill", *words, "--model", "routine"],
-        cwd=ROOT, env=demo.environment, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-
-
 def history(demo: Demo) -> list[str]:
     path = demo.home / "checkpoints" / "routine" / "history.json"
     entries = json.loads(path.read_text("utf-8")) if path.exists() else []
@@ -101,7 +92,7 @@ def test_a_refused_candidate_leaves_the_old_one_serving(
     shard(corrupt).write_bytes(shard(corrupt).read_bytes()[:5000])
     worse = evaluated(candidate(tmp_path / "worse", 3.0), better_by=-0.2)
     for folder, named in ((corrupt, shard(corrupt).name), (worse, "worse")):
-        done = command(demo, "promote", str(folder))
+        done = demo.mainspring("distill", "promote", str(folder), "--model", "routine")
         assert done.returncode == 1
         assert named in done.stderr and "Traceback" not in done.stderr
     assert answer(client) == before and history(demo) == changes
@@ -117,7 +108,7 @@ def test_an_engine_that_does_not_come_up_leaves_the_old_one_serving(
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     before, changes = answer(client), history(demo)
     with load(demo) as seen:
-        done = command(demo, "promote", str(evaluated(folder)))
+        done = demo.mainspring("distill", "promote", str(evaluated(folder)), "--model", "routine")
     assert done.returncode == 1
     assert "did not come up" in done.stderr, done.stderr
     assert seen.errors == [] and set(seen.answers) == {before}

@@ -28,19 +28,11 @@ from tests.fakes import (
     ListRecaller,
     ScriptedChat,
     ScriptedClassifier,
-    plan_text,
     support_section,
     ticket,
 )
+from tests.traced import REFUND_DRAFT, REFUND_PLAN, TICKET
 from tests.world import Crash, HostLost, World, connect
-
-TICKET = "T-006"  # a cracked carafe, order LO-48055, 18.50 EUR asked back
-PLAN = plan_text(
-    {"tool": "lookup_order", "order": "[ORDER_1]"},
-    {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"},
-    {"tool": "reply"},
-)
-DRAFT = "We are sorry. (E2) The refund of [AMOUNT_1] for order [ORDER_1] is done."
 
 EFFECTS = {
     "read": "read_ticket", "1:lookup_order": "lookup_order", "2:order-of-refund": "lookup_order",
@@ -74,7 +66,7 @@ WORK_POINTS = ["before host work", "after host work"]
 ALL_POINTS = [*HOST_POINTS, *CONNECTOR_POINTS, *JOURNAL_POINTS, *WORK_POINTS]
 
 
-def _parts(plan: str | Exception = PLAN, draft: str | Exception = DRAFT) -> Parts:
+def _parts(plan: str | Exception = REFUND_PLAN, draft: str | Exception = REFUND_DRAFT) -> Parts:
     chat = ScriptedChat({"planner": [plan], "routine": [draft]})
     classifier = ScriptedClassifier(intent="damaged_item")
     memory = ListRecaller([("policy:damage", "Damaged items are paid back or sent again.")])

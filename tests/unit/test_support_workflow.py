@@ -19,9 +19,8 @@ from tests.fakes import (
     support_section,
     ticket,
 )
+from tests.traced import LOOK, REFUND
 
-LOOK = {"tool": "lookup_order", "order": "[ORDER_1]"}
-REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"}
 REFUND_ALL = {**REFUND, "amount": "total"}
 REPLY = {"tool": "reply"}
 STATUS_DRAFT = "(E1) Your ceramic table lamp [ORDER_1] is shipped."
