@@ -1,4 +1,4 @@
-"""What people say of runs, and how they find them: `mainspring runs`, `mainspring feedback`.
+"""What people see of runs, and what they say of them: `mainspring runs`, `mainspring feedback`.
 
 Both work on the journal's own database, whether the stack is running or not.
 """
@@ -15,15 +15,21 @@ from rich.table import Table
 
 from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
 from agents.state import RunState, fold
+from agents.timeline import timeline
 from cluster.errors import InvalidInput, NotFound
 from cluster.settings import Settings, load
+from serve.drawing import drawn
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
 TENANT = typer.Option(None, "--tenant", help="Whose runs; default: the profile's tenant.")
 
 
-def runs(
+runs = typer.Typer(no_args_is_help=True, help="What became of the agents' runs.")
+
+
+@runs.command("list")
+def runs_list(
     decision: str | None = typer.Option(None, help="Only runs that ended so, as replied."),
     limit: int = typer.Option(20, min=1, help="At most so many, the newest."),
     tenant: str | None = TENANT,
@@ -36,6 +42,22 @@ def runs(
         for row in islice(_rows(journal, tenant or settings.tenant, decision), limit):
             table.add_row(*row)
     console.print(table)
+
+
+@runs.command("show")
+def runs_show(
+    run: str = typer.Argument(..., help="The id of a run."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Draw a run as a timeline: waits, phases, effects, retries, and what it cost."""
+    settings = load(profile)
+    with opened(settings) as journal:
+        links = journal.verify(run)
+        events = journal.read(run)
+        _require_own(fold(run, events), tenant or settings.tenant)
+    console.print(drawn(timeline(events), console.width))
+    console.print(f"{links} events, hash chain whole")
 
 
 def feedback(
@@ -54,8 +76,7 @@ def feedback(
     text = "" if text_file is None else _read(text_file)
     with opened(settings) as journal:
         state = fold(run, journal.read(run))
-        if state.input.get("tenant") != (tenant or settings.tenant):
-            raise NotFound("run", run)
+        _require_own(state, tenant or settings.tenant)
         said = Feedback(cast(Verdict, verdict), by, note, text)
         clean = [_redacted(settings, state, words) for words in (note, text)]
         journal.judge(run, Feedback(said.verdict, by, *clean))
@@ -63,8 +84,8 @@ def feedback(
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands to `app`."""
-    app.command()(runs)
+    """Add the commands to `app`."""
+    app.add_typer(runs, name="runs")
     app.command()(feedback)
 
 
@@ -81,6 +102,12 @@ def opened(settings: Settings) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
+
+
+def _require_own(state: RunState, tenant: str) -> None:
+    # Another tenant's run looks like none at all.
+    if state.input.get("tenant") != tenant:
+        raise NotFound("run", state.run_id)
 
 
 def _rows(journal: Journal, tenant: str, decision: str | None) -> Iterator[list[str]]:

@@ -36,7 +36,7 @@ FOREIGN: Final = "run began as another tenant's"
 UNKNOWN: Final = "run's workflow is not known here"
 
 _HOW: Final = (
-    "at least one run that people accepted: `mainspring runs` lists them, "
+    "at least one run that people accepted: `mainspring runs list` shows them, "
     "`mainspring feedback RUN --verdict accepted --by NAME` accepts one"
 )
 

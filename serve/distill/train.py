@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cluster.errors import InvalidInput, Unavailable
+from cluster.errors import DataError, InvalidInput, Unavailable
 from serve.distill.chats import TracedChat
 from serve.distill.corpus import examples
 from serve.distill.curves import Curves
@@ -103,6 +103,7 @@ class Training:
         self._traces = [t for t in traces or [] if t.split == "train"]
         if traces is not None and not self._traces:
             raise InvalidInput("from", len(traces), "a file with chats of the split 'train'")
+        self._base = _record_of(options.base)
         self.progress = Progress()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         if resume:
@@ -283,13 +284,26 @@ class Training:
         (self.out / "state.pt").unlink(missing_ok=True)
         record = {**asdict(self.options), **asdict(self.progress)}
         record |= {
-            "base": Path(self.options.base).name,
+            "base": self._base,
             "traces": len(self._traces),
             "parameters": parameters(self.model),
         }
         text = json.dumps(record, indent=2) + "\n"
         (self.out / "training.json").write_text(text, encoding="utf-8")
         curves.plot()
+
+
+def _record_of(base: str) -> dict[str, Any] | None:
+    """What is known of the checkpoint that a training went on from: its folder's name, and its
+    own training.json where it has one."""
+    if not base:
+        return None
+    path = Path(base) / "training.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(str(path), f"not JSON: {error}") from None
+    return {"name": Path(base).name, **record}
 
 
 def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:

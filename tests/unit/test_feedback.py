@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from agents.journal import MAX_LINE, MAX_TEXT, Feedback, Verdict
-from cluster.errors import Conflict, InvalidInput, NotFound
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from serve.cli import app, main
 from serve.distill.chats import read_chats
 from tests.fakes import ticket
@@ -41,7 +42,7 @@ def _ok(*words: str) -> str:
 
 
 def _listed(*words: str) -> list[list[str]]:
-    return [line.split() for line in _ok("runs", *words).splitlines()[1:]]
+    return [line.split() for line in _ok("runs", "list", *words).splitlines()[1:]]
 
 
 async def test_a_run_is_found_judged_and_exported_while_the_stack_works_on(
@@ -70,7 +71,7 @@ async def test_runs_are_listed_newest_first_by_decision_and_limit(shop: Shop) ->
     # The second refund of one order goes to a person.
     assert [r[0] for r in _listed("--decision", "replied")] == [first]
     assert [r[0] for r in _listed("--decision", "escalated", "--limit", "1")] == [third]
-    assert other.run_id not in _ok("runs")
+    assert other.run_id not in _ok("runs", "list")
     assert [r[0] for r in _listed("--tenant", "other")] == [other.run_id]
     _ok("feedback", other.run_id, "--verdict", "rejected", "--by", "ann", "--tenant", "other")
 
@@ -177,3 +178,27 @@ def test_feedback_that_says_nothing_is_refused(
     with pytest.raises(InvalidInput) as caught:
         Feedback(verdict, **given)
     assert caught.value.field == field
+
+
+async def test_a_run_is_drawn_with_what_was_done_and_what_it_cost(shop: Shop) -> None:
+    run = (await shop.run()).run_id
+    drawn = _ok("runs", "show", run)
+    lines = {" ".join(line.split()[2:4]): line for line in drawn.splitlines()}
+    for told in ("accepted", "plan", "2:refund refund", "reply", "ended"):
+        assert any(told in line for line in lines.values()), (told, drawn)
+    assert f"{shop.journal.verify(run)} events, hash chain whole" in drawn
+
+
+async def test_a_run_of_nobody_or_of_somebody_else_is_not_drawn(shop: Shop) -> None:
+    run = (await shop.run()).run_id
+    for words in (["run-9"], [run, "--tenant", "other"]):
+        failed = _call("runs", "show", *words)
+        assert isinstance(failed.exception, NotFound)
+
+
+async def test_a_chain_that_was_changed_is_not_drawn_as_whole(shop: Shop) -> None:
+    run = (await shop.run()).run_id
+    with shop.journal._database.transaction() as connection:
+        connection.execute(text("UPDATE events SET at = at + 1 WHERE seq = 3"))
+    failed = _call("runs", "show", run)
+    assert isinstance(failed.exception, DataError)

@@ -61,7 +61,7 @@ def test_traces_are_learned_on_top_of_a_base(tmp_path: Path) -> None:
     options = Options("tiny", steps=2, tokens_per_step=512, base=str(tmp_path / "base"))
     Training(options, tmp_path / "out", print, [TracedChat(messages=asked)]).run()
     record = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))
-    assert (record["base"], record["traces"]) == ("base", 1)
+    assert (record["base"]["name"], record["base"]["step"], record["traces"]) == ("base", 1, 1)
     assert not torch.equal(weights(tmp_path / "base"), weights(tmp_path / "out"))
 
 

@@ -1,0 +1,108 @@
+"""PURE: a run as people look at it: what happened when, how long it took, and what it cost.
+
+Every event of the journal is told by one entry; an effect's decision, start and end are one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agents.events import (
+    EffectDone,
+    EffectFailed,
+    EffectStarted,
+    Event,
+    PhaseDone,
+    RunClaimed,
+    RunEnded,
+    RunStarted,
+    StepDecided,
+    TurnFailed,
+)
+
+Kind = Literal["run", "wait", "phase", "effect", "retry"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a timeline. `at` counts in seconds from the run's first event, and `seconds` is how
+    long it lasted; `state` says where it stands, and `note` why; `usd` is what models cost."""
+
+    kind: Kind
+    name: str
+    at: float
+    seconds: float = 0.0
+    state: str = "done"
+    note: str = ""
+    usd: float = 0.0
+
+
+def timeline(events: Sequence[Event]) -> list[Entry]:
+    """The entries of a run in the order in which they began; none without events."""
+    told = _Telling(events[0].at if events else 0.0)
+    for event in events:
+        told.tell(event)
+    return sorted(told.entries, key=lambda e: e.at)
+
+
+class _Telling:
+    def __init__(self, began: float) -> None:
+        self.entries: list[Entry] = []
+        self._began = began
+        self._last = 0.0
+        self._effects: dict[str, int] = {}
+
+    def tell(self, event: Event) -> None:
+        # A clock that was set back makes no time negative.
+        at = max(event.at - self._began, self._last)
+        match event.payload:
+            case RunStarted(workflow=workflow, agent=agent):
+                self._add("run", "accepted", at, note=f"{workflow} for {agent}")
+            case RunClaimed(epoch=epoch, reason=reason):
+                again: Kind = "retry" if epoch > 1 else "wait"
+                self._add(again, f"taken up, epoch {epoch}", self._last, at, note=reason)
+            case PhaseDone(phase=phase, result=result, seconds=seconds):
+                self._add("phase", phase, max(0.0, at - seconds), at, **_asked(result))
+            case StepDecided() as decided:
+                self._decided(decided, at)
+            case EffectStarted(step=step):
+                self._to(step, at, "started")
+            case EffectDone(step=step):
+                self._to(step, at, "done")
+            case EffectFailed(step=step, code=code, reason=reason):
+                self._to(step, at, "failed", f"{code}: {reason}")
+            case TurnFailed(code=code, reason=reason):
+                self._add("retry", "turn broken off", at, state=code, note=reason)
+            case RunEnded(decision=decision, reason=reason):
+                self._add("run", "ended", at, state=decision, note=reason)
+        self._last = at
+
+    def _add(self, kind: Kind, name: str, at: float, until: float = 0.0, **more: Any) -> None:
+        self.entries.append(Entry(kind, name, at, max(0.0, until - at), **more))
+
+    def _decided(self, decided: StepDecided, at: float) -> None:
+        state = {"allow": "approved", "deny": "denied", "ask": "a person is asked"}[decided.answer]
+        note = f"{decided.rule}: {decided.reason}" if decided.reason else decided.rule
+        self._effects[decided.step] = len(self.entries)
+        name = f"{decided.step} {decided.tool}" if decided.step != decided.tool else decided.tool
+        self._add("effect", name, at, state=state, note=note)
+
+    def _to(self, step: str, at: float, state: str, note: str = "") -> None:
+        place = self._effects[step]
+        entry = self.entries[place]
+        seconds = at - entry.at
+        self.entries[place] = replace(entry, seconds=seconds, state=state, note=note or entry.note)
+
+
+def _asked(result: dict[str, Any]) -> dict[str, Any]:
+    """Which models a phase asked, and at what cost."""
+    usage = [u for u in result.get("usage", ()) if isinstance(u, dict)]
+    if not usage:
+        return {}
+    models = ", ".join(dict.fromkeys(str(u.get("model", "?")) for u in usage))
+    read, written = (sum(int(u.get(k, 0)) for u in usage) for k in _TOKENS)
+    usd = sum(float(u.get("cost_usd", 0.0)) for u in usage)
+    return {"note": f"{models}, {read} tokens read, {written} written", "usd": usd}
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
