@@ -44,6 +44,21 @@ MIGRATIONS = (
 
 _GENESIS = "0" * 64
 
+# Built once: what SQLAlchemy makes of a text costs more than the database's own work on it.
+_FIND = text("SELECT run_id FROM runs WHERE tenant = :t AND idempotency_key = :k")
+_CREATE = text("INSERT INTO runs VALUES (:r, :t, :k, :w, :a, 'open', 0, 0, :h, :now)")
+_HEAD = text("SELECT status, epoch, last_seq, last_hash FROM runs WHERE run_id = :r")
+# SQLite's writers take turns already; on PostgreSQL two owners of one run must.
+_LOCKED_HEAD = text(f"{_HEAD.text} FOR UPDATE")
+_CLAIM = text("UPDATE runs SET epoch = :e WHERE run_id = :r")
+_ADD = text("INSERT INTO events VALUES (:r, :s, :e, :at, :p, :h)")
+_ADVANCE = text("UPDATE runs SET last_seq = :s, last_hash = :h, status = :st WHERE run_id = :r")
+_EVENTS = text("SELECT seq, epoch, at, payload, hash FROM events WHERE run_id = :r ORDER BY seq")
+_JUDGE = text("INSERT INTO feedback VALUES (:r, :s, :at, :v, :b, :n, :c)")
+_JUDGEMENTS = text(
+    "SELECT seq, at, verdict, judge, note, corrected FROM feedback WHERE run_id = :r ORDER BY seq"
+)
+
 
 class _Shared(threading.local):
     connection: Connection | None = None
@@ -60,17 +75,9 @@ class SqlJournal:
         with self._database.transaction() as connection:
             self._shared.connection = connection
             try:
-                return [self._one(connection, call) for call in work]
+                return [_answer(call) for call in work]
             finally:
                 self._shared.connection = None
-
-    @staticmethod
-    def _one(connection: Connection, call: Callable[[], Any]) -> Any:
-        try:
-            with connection.begin_nested():
-                return call()
-        except MainspringError as error:
-            return error
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -85,18 +92,12 @@ class SqlJournal:
         self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
     ) -> tuple[str, bool]:
         with self._transaction() as connection:
-            row = connection.execute(
-                text("SELECT run_id FROM runs WHERE tenant = :t AND idempotency_key = :k"),
-                {"t": tenant, "k": key},
-            ).first()
+            row = connection.execute(_FIND, {"t": tenant, "k": key}).first()
             if row:
                 return str(row[0]), False
             run_id = self._ids.new("run")
             connection.execute(
-                text(
-                    "INSERT INTO runs VALUES"
-                    " (:r, :t, :k, :w, :a, 'open', 0, 0, :h, :now)"
-                ),
+                _CREATE,
                 {
                     "r": run_id, "t": tenant, "k": key, "w": workflow, "a": agent,
                     "h": _GENESIS, "now": self._clock.now(),
@@ -112,9 +113,7 @@ class SqlJournal:
             if status == "ended":
                 raise Conflict(f"run {run_id}", "it has ended")
             claimed = RunClaimed(epoch=epoch + 1, reason=reason)
-            connection.execute(
-                text("UPDATE runs SET epoch = :e WHERE run_id = :r"), {"e": epoch + 1, "r": run_id}
-            )
+            connection.execute(_CLAIM, {"e": epoch + 1, "r": run_id})
             self._insert(connection, run_id, epoch + 1, seq, last, [claimed])
             return epoch + 1
 
@@ -130,13 +129,7 @@ class SqlJournal:
     def read(self, run_id: str) -> list[Event]:
         with self._transaction() as connection:
             self._head(connection, run_id)
-            rows = connection.execute(
-                text(
-                    "SELECT seq, epoch, at, payload, hash FROM events"
-                    " WHERE run_id = :r ORDER BY seq"
-                ),
-                {"r": run_id},
-            ).all()
+            rows = connection.execute(_EVENTS, {"r": run_id}).all()
         return [
             Event(run_id=run_id, seq=s, epoch=e, at=at, hash=h, payload=parse(p))
             for s, e, at, p, h in rows
@@ -158,13 +151,7 @@ class SqlJournal:
     def verify(self, run_id: str) -> int:
         with self._transaction() as connection:
             _, _, last_seq, last_hash = self._head(connection, run_id)
-            rows = connection.execute(
-                text(
-                    "SELECT seq, epoch, at, payload, hash FROM events"
-                    " WHERE run_id = :r ORDER BY seq"
-                ),
-                {"r": run_id},
-            ).all()
+            rows = connection.execute(_EVENTS, {"r": run_id}).all()
         previous = _GENESIS
         for expected, (seq, epoch, at, payload, digest) in enumerate(rows, start=1):
             if seq != expected or _hash(previous, run_id, seq, epoch, at, payload) != digest:
@@ -183,7 +170,7 @@ class SqlJournal:
             seq = len(self._judgements(connection, run_id)) + 1
             judgement = Judgement(run_id, seq, self._clock.now(), feedback)
             connection.execute(
-                text("INSERT INTO feedback VALUES (:r, :s, :at, :v, :b, :n, :c)"),
+                _JUDGE,
                 {
                     "r": run_id, "s": seq, "at": judgement.at, "v": feedback.verdict,
                     "b": feedback.by, "n": feedback.note, "c": feedback.text,
@@ -200,21 +187,14 @@ class SqlJournal:
         self._database.close()
 
     def _judgements(self, connection: Connection, run_id: str) -> list[Judgement]:
-        query = (
-            "SELECT seq, at, verdict, judge, note, corrected FROM feedback"
-            " WHERE run_id = :r ORDER BY seq"
-        )
-        rows = connection.execute(text(query), {"r": run_id}).all()
+        rows = connection.execute(_JUDGEMENTS, {"r": run_id}).all()
         return [Judgement(run_id, s, at, Feedback(*said)) for s, at, *said in rows]
 
     def _head(
         self, connection: Connection, run_id: str, lock: bool = False
     ) -> tuple[str, int, int, str]:
-        query = "SELECT status, epoch, last_seq, last_hash FROM runs WHERE run_id = :r"
-        if lock and connection.dialect.name == "postgresql":
-            # SQLite's writers take turns already; here two owners of one run must.
-            query += " FOR UPDATE"
-        row = connection.execute(text(query), {"r": run_id}).first()
+        query = _LOCKED_HEAD if lock and connection.dialect.name == "postgresql" else _HEAD
+        row = connection.execute(query, {"r": run_id}).first()
         if row is None:
             raise NotFound("run", run_id)
         return str(row[0]), int(row[1]), int(row[2]), str(row[3])
@@ -224,25 +204,30 @@ class SqlJournal:
         payloads: Sequence[Any],
     ) -> list[Event]:  # fmt: skip
         events: list[Event] = []
+        rows: list[dict[str, Any]] = []
         at = self._clock.now()
         for payload in payloads:
             seq += 1
             data = payload.model_dump_json()
             last = _hash(last, run_id, seq, epoch, at, data)
-            connection.execute(
-                text("INSERT INTO events VALUES (:r, :s, :e, :at, :p, :h)"),
-                {"r": run_id, "s": seq, "e": epoch, "at": at, "p": data, "h": last},
-            )
+            rows.append({"r": run_id, "s": seq, "e": epoch, "at": at, "p": data, "h": last})
             # Read back what was written, so that a live state is what a recovered one will be.
             events.append(
                 Event(run_id=run_id, seq=seq, epoch=epoch, at=at, hash=last, payload=parse(data))
             )
-        ended = any(isinstance(p, RunEnded) for p in payloads)
-        connection.execute(
-            text("UPDATE runs SET last_seq = :s, last_hash = :h, status = :st WHERE run_id = :r"),
-            {"s": seq, "h": last, "st": "ended" if ended else "open", "r": run_id},
-        )
+        status = "ended" if any(isinstance(p, RunEnded) for p in payloads) else "open"
+        if rows:
+            connection.execute(_ADD, rows)
+        connection.execute(_ADVANCE, {"s": seq, "h": last, "st": status, "r": run_id})
         return events
+
+
+def _answer(call: Callable[[], Any]) -> Any:
+    # No savepoint around it: a method that raises a MainspringError has written nothing yet.
+    try:
+        return call()
+    except MainspringError as error:
+        return error
 
 
 def _hash(previous: str, run_id: str, seq: int, epoch: int, at: float, payload: str) -> str:
