@@ -23,8 +23,9 @@ def reason_not_to() -> str | None:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """The URL of a fresh server that listens on a socket file only."""
+def server(*, sync: bool = False) -> Iterator[str]:
+    """The URL of a fresh server that listens on a socket file only; with `sync` a commit is on disk
+    when it returns."""
     binaries = _binaries()
     assert binaries is not None, reason_not_to()
     folder = Path(mkdtemp(prefix="pg-"))
@@ -34,7 +35,8 @@ def server() -> Iterator[str]:
             os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
         data = folder / "data"
         _run(owner, binaries / "initdb", "-D", data, "-U", "mainspring", "--auth=trust", "-N")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
+        fsync = "on" if sync else "off"
+        options = f"-k {folder} -c listen_addresses='' -c fsync={fsync} -c shared_buffers=16MB"
         _run(
             owner,
             binaries / "pg_ctl",

@@ -14,6 +14,10 @@ from serve.distill.tickets import Values
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 _POLICIES: Final = Path(__file__).parents[2] / "infra" / "support" / "policies"
 _SHOP_SHARE: Final = 0.35
+_CHAPTERS: Final = 0.15  # of the policies stand in a longer document
+_HANDBOOKS: Final = ("Help", "FAQ", "Our terms", "Shop handbook", "Customer service")
+_PLAIN_TEXTS: Final = 0.12
+_ANSWERS_ALONE: Final = 0.7
 _MAX_SENTENCES: Final = 3
 # Which topics a paragraph of the shop's own policies answers, by file and a word in it. A
 # paragraph that no line names serves as a distractor only.
@@ -59,18 +63,22 @@ def make_passage(rng: Random, topic: str, split: str) -> Passage:
         trap = _capital(expand(rng, rng.choice(words("passages", "injections", split)), values))
         body.insert(rng.randrange(len(body) + 1), trap)
     text = " ".join(body)
+    # As `memory.chunking` cuts documents: a plain text has no title, a long one has chapters.
     form = rng.random()
-    if form < 0.2:
+    if form < _CHAPTERS:
+        title = f"{rng.choice(_HANDBOOKS)} - {title}"
+    if form < 1 - _PLAIN_TEXTS:
         text = f"{title}: {text}"
-    elif form < 0.3:
-        text = f"# {title} {text}"
     return Passage(topic, f"policy:{topic}", text, answer)
 
 
 def make_past_answer(rng: Random, topic: str, split: str, question: Callable[[], str]) -> Passage:
-    """A past ticket with its answer, as memory gives it back."""
+    """What was answered to a past ticket, as memory gives it back: the answer alone, or the text
+    of a record that holds both."""
     passage = make_passage(rng, topic, split)
     answer = " ".join(passage.answer)
+    if rng.random() < _ANSWERS_ALONE:
+        return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", answer, passage.answer)
     slots = {"answer": answer, "question": question()}
     text = expand(rng, rng.choice(words("passages", "past", split)), slots.__getitem__)
     return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", _capital(text), passage.answer)

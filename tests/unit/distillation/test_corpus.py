@@ -12,10 +12,12 @@ from agents.grounding import check
 from agents.references import References, references_in
 from agents.workflows.prompts import NO_ANSWER
 from cluster.errors import InvalidInput
+from memory.chunking import markdown, plain
 from serve.distill.corpus import SHARES, TASKS, Example, examples
 from serve.distill.drafts import order_sentence
 from serve.distill.grammar import SPLITS, expand, lexicon, part, words
 from serve.distill.judge import evidence_of
+from serve.distill.passages import make_passage
 from serve.distill.plans import expected_steps, tool_forms
 from serve.distill.slots import OFFERED
 from serve.distill.tickets import Request, Ticket
@@ -190,3 +192,17 @@ def test_training_lists_change_no_other_split() -> None:
     for split in ("validation", "test"):
         assert words("tickets", "person", split) == part(ours, split)
     assert set(words("tickets", "person", "train")) > set(part(ours, "train"))
+
+
+def test_policies_stand_in_the_evidence_as_memory_cuts_documents() -> None:
+    titled = 0
+    for number in range(200):
+        passage = make_passage(Random(number), "warranty", "test")
+        title, _, body = passage.text.partition(": ")
+        if passage.answer[0] in body:
+            (chunk,) = markdown(f"# {title}\n\n{body}\n")
+            assert chunk.text == passage.text
+            titled += 1
+        else:
+            assert [c.text for c in plain(passage.text)] == [passage.text]
+    assert 150 < titled < 200

@@ -1,0 +1,214 @@
+"""What a durable, governed step costs: `make bench-durability`.
+
+Orchestrator, agent host and connector run as the Ray actors that they are in a stack. A step is one
+effect: policy decides; decision and start are one transaction; the connector, in its own process,
+is asked under the effect's key; its receipt of 1 KB is another transaction; both with full sync.
+Beside it, on the same disk in the same run, the peer writes the result of as large a step:
+`--dbos PYTHON` names an interpreter that has DBOS Transact. PostgreSQL where its server can start.
+"""
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import ray
+
+from agents.facts import Thresholds
+from agents.host import AgentHost, Workflow
+from agents.journal_sql import SqlJournal
+from agents.orchestrator import NAME, Names, Orchestrator
+from agents.policy import Policy
+from agents.turn import Turn
+from benchmarks.report import Figure, write
+from cluster.ids import SystemClock, SystemIds
+from cluster.session import NAMESPACE, actor
+from cluster.settings import AgentsSection, RaySection, infra_path
+from tests import postgres
+
+STEPS_PER_S: Final = 2_000.0
+P50_MS: Final = 2.0
+P99_MS: Final = 10.0
+_LIMIT_S: Final = 600.0
+_RECEIPT: Final = "x" * 1024
+_CONNECTOR: Final = "ledger"
+_HOST: Final = "host-0"
+
+
+class Ledger:
+    """A connector that does nothing but remember what it was asked."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, dict[str, Any]] = {}
+
+    async def call(self, tool: str, key: str, _ticket: str, _args: dict[str, Any]) -> Any:
+        """As `agents.connector.Connector.call`."""
+        assert key not in self._done, f"{tool} was done twice under {key}"
+        self._done[key] = {"kind": tool, "text": _RECEIPT}
+        return self._done[key]
+
+    async def lookup(self, key: str) -> dict[str, Any] | None:
+        """As `agents.connector.Connector.lookup`."""
+        return self._done.get(key)
+
+    async def count(self) -> int:
+        """How many effects were done."""
+        return len(self._done)
+
+
+def workflows() -> dict[str, Workflow]:
+    """A run of so many effects, which ends with the seconds that each took."""
+
+    async def steps(turn: Turn) -> None:
+        seconds: list[float] = []
+        for number in range(int(turn.run.input["steps"])):
+            began = time.perf_counter()
+            args = {"reason": "needs_person", "summary": f"step {number}"}
+            await turn.act(f"{number}", "escalate", args)
+            seconds.append(time.perf_counter() - began)
+        await turn.end("done", "all steps", {"seconds": seconds})
+
+    return {"steps": steps}
+
+
+def main() -> int:
+    """Run, print the table, write the JSON; status 1 when STRICT=1 and a target is missed."""
+    given = _arguments()
+    figures: list[Figure] = []
+    peers: dict[str, Any] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.disk)))
+        stores = {"SQLite": (f"sqlite:///{folder}/journal.db", f"sqlite:///{folder}/dbos.db")}
+        if why_not := postgres.reason_not_to():
+            print(f"PostgreSQL is left out: {why_not}", file=sys.stderr)
+        else:
+            url = stack.enter_context(postgres.server(sync=True))
+            stores["PostgreSQL"] = (url, url.replace("+psycopg", ""))
+        stack.enter_context(_ray())
+        for store, (ours, theirs) in stores.items():
+            print(f"{store}: {given.runs} runs of {given.steps} steps", file=sys.stderr)
+            figures += _ours(store, ours, folder, given.runs, given.steps)
+            if given.dbos:
+                peers[store] = _dbos(given.dbos, theirs, given.runs, given.steps)
+                figures += _told(f"DBOS on {store}", peers[store])
+    return write(
+        "durability", figures, peers={"dbos": peers},
+        load=f"{given.runs} runs at once of {given.steps} steps each, 1 KB a result, and one run "
+        "alone; full sync",
+    )  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.durability")
+    parser.add_argument("--runs", type=int, default=64, help="at once")
+    parser.add_argument("--steps", type=int, default=100, help="of each run")
+    parser.add_argument("--disk", type=Path, help="folder on the disk to measure; default: /tmp")
+    parser.add_argument("--dbos", help="a Python that has DBOS Transact, to measure beside")
+    return parser.parse_args()
+
+
+def _ours(store: str, url: str, folder: Path, runs: int, steps: int) -> list[Figure]:
+    with _actors(url, folder, runs) as orchestrator:
+        _work(orchestrator, "warm", 1, 20)
+        (alone,), _ = _work(orchestrator, "alone", 1, steps * 5)
+        states, seconds = _work(orchestrator, "together", runs, steps)
+        done = ray.get(actor(_CONNECTOR).count.remote())
+    assert done == 20 + steps * 5 + runs * steps, done
+    measured = {
+        "steps_per_s": sum(len(s) for s in states) / seconds,
+        "alone_s": alone,
+    }  # fmt: skip
+    return _told(store, measured, (STEPS_PER_S, P50_MS, P99_MS))
+
+
+def _told(
+    name: str, measured: dict[str, Any], targets: tuple[float | None, ...] = (None, None, None)
+) -> list[Figure]:
+    p50, p99 = 1e3 * np.quantile(measured["alone_s"], [0.5, 0.99])
+    return [
+        Figure(f"{name}: steps/s", measured["steps_per_s"], targets[0], "at least"),
+        Figure(f"{name}: one step alone, p50 ms", float(p50), targets[1]),
+        Figure(f"{name}: one step alone, p99 ms", float(p99), targets[2]),
+    ]
+
+
+def _work(orchestrator: Any, name: str, runs: int, steps: int) -> tuple[list[list[float]], float]:
+    """Seconds of every step by run, and seconds from the first submission to the last end."""
+    began = time.perf_counter()
+    ids = ray.get(
+        [
+            orchestrator.submit.remote("t", f"{name}-{i}", "steps", f"a-{i}", {"steps": steps})
+            for i in range(runs)
+        ],
+        timeout=_LIMIT_S,
+    )
+    while True:
+        states = ray.get(orchestrator.wait.remote(ids, 5.0), timeout=_LIMIT_S)
+        if len(states) == runs:
+            break
+        if time.perf_counter() - began > _LIMIT_S:
+            raise TimeoutError(f"{len(states)} of {runs} runs ended in {_LIMIT_S:g} s")
+    seconds = time.perf_counter() - began
+    return [s.ended.result["seconds"] for s in states], seconds
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    section = RaySection()
+    ray.init(
+        num_cpus=section.num_cpus, include_dashboard=False, namespace=NAMESPACE,
+        log_to_driver=True, _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _actors(url: str, folder: Path, runs: int) -> Iterator[Any]:
+    section = AgentsSection(concurrency=runs, turn_timeout_s=_LIMIT_S)
+    common: dict[str, Any] = {"namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 1000}
+    ledger = ray.remote(Ledger).options(name=_CONNECTOR, **common).remote()
+    host = ray.remote(AgentHost).options(name=_HOST, **common).remote(workflows)
+    orchestrator = (
+        ray.remote(Orchestrator)
+        .options(name=NAME, **common)
+        .remote(
+            functools.partial(SqlJournal, url, folder, SystemClock(), SystemIds()),
+            functools.partial(Policy.load, infra_path("policy", section.policy)),
+            section,
+            Thresholds(0.7, 0.5),
+            Names(_CONNECTOR, (_HOST,)),
+        )
+    )
+    try:
+        ray.get([a.pid.remote() for a in (host, orchestrator)], timeout=120)
+        yield orchestrator
+    finally:
+        for handle in (orchestrator, host, ledger):
+            ray.kill(handle)
+
+
+def _dbos(python: str, url: str, runs: int, steps: int) -> dict[str, Any]:
+    script = Path(__file__).parent / "peers" / "dbos_steps.py"
+    done = subprocess.run(
+        [python, str(script), url, str(runs), str(steps)],
+        capture_output=True, text=True, timeout=_LIMIT_S, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"the peer ended with {done.returncode}: {done.stderr[-600:]}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+if __name__ == "__main__":
+    sys.exit(main())
