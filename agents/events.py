@@ -80,6 +80,29 @@ class EffectFailed(_Event):
     reason: str
 
 
+class EffectParked(_Event):
+    """The effect was started and has no end, and its connector can't tell whether it was done. The
+    run waits for a person."""
+
+    kind: Literal["effect_parked"] = "effect_parked"
+    step: str
+    key: str
+    reason: str
+
+
+class EffectResolved(_Event):
+    """A person looked: the parked effect was `done`, with what the workflow needs to know of it as
+    `receipt`, or it was not and is started anew."""
+
+    kind: Literal["effect_resolved"] = "effect_resolved"
+    step: str
+    key: str
+    done: bool
+    by: str
+    note: str
+    receipt: dict[str, Any]
+
+
 class TurnFailed(_Event):
     """A turn was broken off by an error that may pass; the run stays open and is tried again."""
 
@@ -106,6 +129,8 @@ Payload = Annotated[
     | EffectStarted
     | EffectDone
     | EffectFailed
+    | EffectParked
+    | EffectResolved
     | TurnFailed
     | RunEnded,
     Field(discriminator="kind"),

@@ -81,9 +81,12 @@ class Journal(Protocol):
         """Take the run over: the new epoch, higher than any before. NotFound, or Conflict when
         it has ended."""
 
-    def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
-        """Add events after the last one. StaleEpoch when a later claim was made; Conflict when
-        the run has ended. Adding RunEnded ends the run in the same transaction."""
+    def append(
+        self, run_id: str, epoch: int, payloads: Sequence[Any], after: int | None = None
+    ) -> list[Event]:
+        """Add events after the last one, which is number `after` when that is given. StaleEpoch
+        when a later claim was made; Conflict when the run has ended, or has got another last event.
+        Adding RunEnded ends the run in the same transaction."""
 
     def read(self, run_id: str) -> list[Event]:
         """All events of a run in order; NotFound when there is no such run."""

@@ -117,13 +117,17 @@ class SqlJournal:
             self._insert(connection, run_id, epoch + 1, seq, last, [claimed])
             return epoch + 1
 
-    def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
+    def append(
+        self, run_id: str, epoch: int, payloads: Sequence[Any], after: int | None = None
+    ) -> list[Event]:
         with self._transaction() as connection:
             status, current, seq, last = self._head(connection, run_id, lock=True)
             if epoch != current:
                 raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {current}")
             if status == "ended":
                 raise Conflict(f"run {run_id}", "it has ended")
+            if after not in (None, seq):
+                raise Conflict(f"run {run_id}", f"event {after} is no longer its last: {seq} is")
             return self._insert(connection, run_id, epoch, seq, last, payloads)
 
     def read(self, run_id: str) -> list[Event]:

@@ -1,16 +1,10 @@
 """The orchestrator: owns the journal, decides every step, does allowed ones once.
 
-The order of one effect, whatever dies in between:
-  1. the decision and the start of the effect are journaled in one transaction;
-  2. the connector is asked, under a key made of run, step, tool and arguments;
-  3. its receipt is journaled.
-An effect that was started and has no end is looked up at the connector by its key first.
-A run belongs to the last epoch that claimed it; writes under an older one are refused.
+How an effect is done once, whatever dies in between, stands in `agents/effects.py`. A run belongs
+to the last epoch that claimed it; writes under an older one are refused.
 """
 
 import asyncio
-import hashlib
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,7 +17,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from agents.commits import Commits
-from agents.events import EffectDone, EffectFailed, EffectStarted, RunEnded, StepDecided, TurnFailed
+from agents.effects import Effects
+from agents.events import RunEnded, StepDecided, TurnFailed
 from agents.facts import Thresholds, facts_for
 from agents.journal import Journal
 from agents.policy import Decision, Policy, Request
@@ -33,9 +28,8 @@ from agents.turn import Acted
 from cluster.errors import (
     Conflict,
     DeadlineExceeded,
-    InvalidInput,
+    EffectUnknown,
     MainspringError,
-    NotFound,
     Overloaded,
     StaleEpoch,
     Unavailable,
@@ -81,6 +75,7 @@ class Orchestrator:
         self._thresholds = thresholds
         self._names = names
         self._commits = Commits(self._journal)
+        self._effects = Effects(self._ask, self._append)
         self._states: dict[str, RunState] = {}
         self._handles: dict[str, Any] = {}
         self._finished: OrderedDict[str, RunState] = OrderedDict()
@@ -140,7 +135,10 @@ class Orchestrator:
             if step in state.refusals:
                 refused = state.refusals[step]
                 return Acted(decision, refusal=(refused.code, refused.reason))
-            return await self._finish(state, epoch, step, decision, repeat=True)
+            if step in state.open_effects:
+                return await self._effects.resume(state, epoch, step, decision)
+            # A person found that it was not done.
+            return await self._effects.begin(state, epoch, step, decision, [], tool, args)
         agent = await self._agent(state)
         facts = facts_for(tool, args, state, agent, self._thresholds)
         ticket = str(state.input.get("ticket", ""))
@@ -152,10 +150,7 @@ class Orchestrator:
         if decision.answer != "allow":
             await self._append(run_id, epoch, [taken])
             return Acted(decision)
-        key = effect_key(run_id, step, tool, args)
-        begun = EffectStarted(step=step, tool=tool, key=key, args=args)
-        state = await self._append(run_id, epoch, [taken, begun])
-        return await self._finish(state, epoch, step, decision, repeat=False)
+        return await self._effects.begin(state, epoch, step, decision, [taken], tool, args)
 
     async def read(self, run_id: str) -> RunState:
         """A run's state; NotFound when there is none."""
@@ -193,6 +188,12 @@ class Orchestrator:
                 except TimeoutError:
                     return ended
 
+    async def resume(self, run_id: str) -> None:
+        """Take up a run whose parked effect was resolved. NotFound when there is no such run."""
+        self._states.pop(run_id, None)
+        if (await self._state(run_id)).ended is None:
+            self._enqueue(run_id)
+
     async def verify(self, run_id: str) -> int:
         """The number of events in a run's hash chain; DataError where it is broken."""
         return await self._commits.do(self._journal.verify, run_id)
@@ -221,10 +222,12 @@ class Orchestrator:
         while True:
             code = "internal_error"
             try:
+                if (await self._state(run_id)).parked:
+                    return  # until a person has resolved it
                 epoch = await self._claim(run_id, reason)
                 await self._work(run_id, epoch)
                 return
-            except StaleEpoch:
+            except (StaleEpoch, EffectUnknown):
                 return
             except RayActorError as error:
                 losses += 1
@@ -285,30 +288,12 @@ class Orchestrator:
             await self._append(
                 run_id, state.epoch, [RunEnded(decision=decision, reason=why, result={})]
             )
-        except StaleEpoch:
+        except (StaleEpoch, EffectUnknown):
             return True
         except (MainspringError, RayError) as error:
             log.error("run %s: the hand-over failed too: %s", run_id, error)
             return False
         return True
-
-    async def _finish(
-        self, state: RunState, epoch: int, step: str, decision: Decision, repeat: bool
-    ) -> Acted:
-        begun = state.open_effects[step]
-        ticket = str(state.input.get("ticket", ""))
-        try:
-            receipt = await self._ask("lookup", begun.key) if repeat else None
-            if receipt is None:
-                receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
-        except (NotFound, Conflict, InvalidInput) as error:
-            reason = str(own(error))
-            failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=reason)
-            await self._append(state.run_id, epoch, [failed])
-            return Acted(decision, refusal=(error.code, reason))
-        done = EffectDone(step=step, key=begun.key, receipt=receipt)
-        await self._append(state.run_id, epoch, [done])
-        return Acted(decision, receipt=receipt)
 
     async def _ask(self, method: str, *args: Any) -> Any:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
@@ -371,9 +356,3 @@ class Orchestrator:
         async with self._changed:
             self._ends += 1
             self._changed.notify_all()
-
-
-def effect_key(run_id: str, step: str, tool: str, args: dict[str, Any]) -> str:
-    """The idempotency key of an effect: the same call of the same step has the same key."""
-    canonical = json.dumps([run_id, step, tool, args], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:40]

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.events import (
     EffectDone,
     EffectFailed,
+    EffectParked,
+    EffectResolved,
     EffectStarted,
     Event,
     PhaseDone,
@@ -17,6 +19,8 @@ from agents.events import (
     StepDecided,
     TurnFailed,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class RunState:
     open_effects: dict[str, EffectStarted] = field(default_factory=dict)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusals: dict[str, EffectFailed] = field(default_factory=dict)
+    parked: dict[str, EffectParked] = field(default_factory=dict)
     failures: int = 0
     started_at: float = 0.0
     claimed_at: float | None = None
@@ -56,6 +61,16 @@ def apply(state: RunState, event: Event) -> RunState:
                 phases={**state.phases, phase: result},
                 seconds={**state.seconds, phase: seconds},
             )
+        case TurnFailed():
+            return replace(state, failures=state.failures + 1)
+        case RunEnded() as ended:
+            return replace(state, ended=ended, ended_at=event.at)
+        case payload:
+            return _with_effect(state, payload)
+
+
+def _with_effect(state: RunState, payload: Any) -> RunState:
+    match payload:
         case StepDecided(step=step) as decided:
             return replace(state, decisions={**state.decisions, step: decided})
         case EffectStarted(step=step) as started:
@@ -72,10 +87,16 @@ def apply(state: RunState, event: Event) -> RunState:
                 open_effects=_without(state.open_effects, step),
                 refusals={**state.refusals, step: failed},
             )
-        case TurnFailed():
-            return replace(state, failures=state.failures + 1)
-        case RunEnded() as ended:
-            return replace(state, ended=ended, ended_at=event.at)
+        case EffectParked(step=step) as parked:
+            return replace(state, parked={**state.parked, step: parked})
+        case EffectResolved(step=step, done=done, receipt=receipt):
+            receipts = {**state.receipts, step: receipt} if done else state.receipts
+            return replace(
+                state,
+                parked=_without(state.parked, step),
+                open_effects=_without(state.open_effects, step),
+                receipts=receipts,
+            )
     return state
 
 
@@ -126,5 +147,5 @@ class AgentState:
         return replace(self, turns=tuple(turns))
 
 
-def _without(mapping: dict[str, EffectStarted], key: str) -> dict[str, EffectStarted]:
+def _without(mapping: dict[str, T], key: str) -> dict[str, T]:
     return {k: v for k, v in mapping.items() if k != key}

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from agents.events import (
     EffectDone,
     EffectFailed,
+    EffectParked,
+    EffectResolved,
     EffectStarted,
     Event,
     PhaseDone,
@@ -63,19 +65,29 @@ class _Telling:
                 self._add(again, f"taken up, epoch {epoch}", self._last, at, note=reason)
             case PhaseDone(phase=phase, result=result, seconds=seconds):
                 self._add("phase", phase, max(0.0, at - seconds), at, **_asked(result))
-            case StepDecided() as decided:
-                self._decided(decided, at)
+            case TurnFailed(code=code, reason=reason):
+                self._add("retry", "turn broken off", at, state=code, note=reason)
+            case RunEnded(decision=decision, reason=reason):
+                self._add("run", "ended", at, state=decision, note=reason)
+            case payload:
+                self._effect(payload, at)
+        self._last = at
+
+    def _effect(self, payload: Any, at: float) -> None:
+        match payload:
+            case StepDecided():
+                self._decided(payload, at)
             case EffectStarted(step=step):
                 self._to(step, at, "started")
             case EffectDone(step=step):
                 self._to(step, at, "done")
             case EffectFailed(step=step, code=code, reason=reason):
                 self._to(step, at, "failed", f"{code}: {reason}")
-            case TurnFailed(code=code, reason=reason):
-                self._add("retry", "turn broken off", at, state=code, note=reason)
-            case RunEnded(decision=decision, reason=reason):
-                self._add("run", "ended", at, state=decision, note=reason)
-        self._last = at
+            case EffectParked(step=step, reason=reason):
+                self._to(step, at, "parked", reason)
+            case EffectResolved(step=step, done=done, by=by):
+                state = "done" if done else "started"
+                self._to(step, at, state, f"{by} says that it was {'' if done else 'not '}done")
 
     def _add(self, kind: Kind, name: str, at: float, until: float = 0.0, **more: Any) -> None:
         self.entries.append(Entry(kind, name, at, max(0.0, until - at), **more))

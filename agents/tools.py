@@ -15,12 +15,14 @@ ESCALATION_REASONS: Final = ("needs_person", "out_of_scope", "missing_informatio
 
 @dataclass(frozen=True)
 class Tool:
-    """`parameters` in call order; `terminal` tools end a plan."""
+    """`parameters` in call order; `terminal` tools end a plan. Without `lookup` the connector can't
+    tell by an effect's key whether it was done: one that was broken off waits for a person."""
 
     name: str
     parameters: tuple[str, ...]
     effect: Effect
     terminal: bool = False
+    lookup: bool = True
 
     @property
     def form(self) -> str:

@@ -6,6 +6,7 @@
       NotFound              404  kind and id
       Conflict              409  what is already so
         StaleEpoch          409  a writer that has lost its lease
+        EffectUnknown       409  only a person can say whether it was done
       Overloaded            429  a queue is full; retry_after_s
       Unavailable           503  a part is down or still starting; retry_after_s
       DeadlineExceeded      504  what was waited for, and how long
@@ -100,6 +101,12 @@ class StaleEpoch(Conflict):
     """A writer whose lease another owner has taken over; it must stop."""
 
     code = "stale_epoch"
+
+
+class EffectUnknown(Conflict):
+    """An effect was started, and nothing can tell whether it was done; a person has to."""
+
+    code = "effect_unknown"
 
 
 class _Retryable(MainspringError):

@@ -13,7 +13,7 @@ _NARROW: Final = 100  # a terminal of fewer columns gets no bars
 _COLOURS: Final = {
     "run": "bold", "wait": "dim", "phase": "cyan", "effect": "green", "retry": "yellow",
 }  # fmt: skip
-_BAD: Final = ("denied", "failed", "started")
+_BAD: Final = ("denied", "failed", "started", "parked")
 
 
 def drawn(entries: Sequence[Entry], width: int) -> Table:

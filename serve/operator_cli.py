@@ -4,6 +4,7 @@ Both work on the journal's own database, whether the stack is running or not.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
+from agents.resolution import resolve
 from agents.state import RunState, fold
 from agents.timeline import timeline
 from cluster.errors import InvalidInput, NotFound
@@ -22,6 +24,7 @@ from serve.drawing import drawn
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
+_TAKE_UP_S = 30.0
 TENANT = typer.Option(None, "--tenant", help="Whose runs; default: the profile's tenant.")
 
 
@@ -58,6 +61,26 @@ def runs_show(
         _require_own(fold(run, events), tenant or settings.tenant)
     console.print(drawn(timeline(events), console.width))
     console.print(f"{links} events, hash chain whole")
+
+
+@runs.command("resolve")
+def runs_resolve(
+    run: str = typer.Argument(..., help="The id of a parked run."),
+    step: str = typer.Argument(..., help="The step whose effect nobody knows the end of."),
+    done: bool = typer.Option(..., "--done/--not-done", help="What you found out."),
+    by: str = typer.Option(..., help="Who says so."),
+    note: str = typer.Option("", help="Why; kept in the journal."),
+    receipt: str = typer.Option("{}", help="With --done: JSON of what the workflow reads of it."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Say whether a parked effect was done; the run goes on from there."""
+    settings = load(profile)
+    with opened(settings) as journal:
+        _require_own(fold(run, journal.read(run)), tenant or settings.tenant)
+        resolve(journal, run, step, done=done, by=by, note=note, receipt=_object(receipt))
+    _take_up(settings, run)
+    console.print(f"{run}: {step} was {'done' if done else 'not done'}, says {by}", markup=False)
 
 
 def feedback(
@@ -104,6 +127,32 @@ def opened(settings: Settings) -> Iterator[Journal]:
         journal.close()
 
 
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput("receipt", text, f"a JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("receipt", text, "a JSON object")
+    return value
+
+
+def _take_up(settings: Settings, run: str) -> None:
+    """Have the running stack go on with the run; without one it does at its next start."""
+    from serve.lifecycle import joined
+    from serve.running import find
+
+    running = find(settings.data_dir)
+    if running is None:
+        return
+    with joined(running, settings.data_dir) as actors:
+        import ray
+
+        from agents.orchestrator import NAME
+
+        ray.get(actors(NAME).resume.remote(run), timeout=_TAKE_UP_S)
+
+
 def _require_own(state: RunState, tenant: str) -> None:
     # Another tenant's run looks like none at all.
     if state.input.get("tenant") != tenant:
@@ -113,7 +162,7 @@ def _require_own(state: RunState, tenant: str) -> None:
 def _rows(journal: Journal, tenant: str, decision: str | None) -> Iterator[list[str]]:
     for row in reversed(journal.runs(tenant)):
         state = fold(row.run_id, journal.read(row.run_id))
-        ended = state.ended.decision if state.ended is not None else "open"
+        ended = state.ended.decision if state.ended else "parked" if state.parked else "open"
         if decision in {None, ended}:
             judged: list[Any] = journal.judgements(row.run_id)
             verdict = judged[-1].feedback.verdict if judged else "-"

@@ -151,10 +151,12 @@ class PointedJournal:
         self._done.append("after claim")
         return epoch
 
-    def append(self, run_id: str, epoch: int, payloads: Sequence[Any]) -> list[Event]:
+    def append(
+        self, run_id: str, epoch: int, payloads: Sequence[Any], after: int | None = None
+    ) -> list[Event]:
         what = "+".join(_label(p) for p in payloads)
         self._world.point(f"before append {what}")
-        events = self._inner.append(run_id, epoch, payloads)
+        events = self._inner.append(run_id, epoch, payloads, after)
         self._done.append(f"after append {what}")
         return events
 

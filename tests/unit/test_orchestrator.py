@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError, RayActorError
 
+from agents.effects import effect_key
 from agents.events import PhaseDone, RunEnded, StepDecided, TurnFailed
-from agents.orchestrator import MAX_FAILURES, MAX_LOSSES, effect_key
+from agents.orchestrator import MAX_FAILURES, MAX_LOSSES
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
