@@ -1,4 +1,4 @@
-"""An effect that was broken off at a connector that can't tell: a person is asked, nobody guesses."""
+"""An effect broken off at a connector that can't tell: a person is asked, nobody guesses."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
