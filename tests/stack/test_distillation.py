@@ -60,7 +60,8 @@ def replied(demo: Demo) -> list[str]:
 @pytest.fixture(scope="module")
 def traces(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the demo's models wrote in the runs whose replies a person accepted."""
-    for run in replied(demo):
+    # Each is a command of its own, which starts in some seconds: five are enough to train on.
+    for run in replied(demo)[:5]:
         done(queue_of(demo), "feedback", run, "--verdict", "accepted", "--by", "a tester")
     out = tmp_path_factory.mktemp("traces") / "accepted.jsonl"
     report = json.loads(done(queue_of(demo), "distill", "export", "--out", str(out)))
@@ -110,11 +111,7 @@ def test_two_layers_trained_for_a_minute_are_promoted_and_rolled_back_under_load
 def test_a_model_of_two_layers_is_refused_in_the_place_of_the_shipped_one(
     demo: Demo, beginner: Path
 ) -> None:
-    shipped = "checkpoint:routine"
-    told = done(demo, "distill", "evaluate", str(beginner), "--incumbent", shipped, "--count", "40")
-    assert json.loads(told)["verdict"] == "worse"
     refused = demo.mainspring("distill", "promote", str(beginner), "--model", "routine")
     assert refused.returncode == 1
-    # Whatever is looked at first: it cuts text into other tokens, and it does worse.
-    assert "vocabulary" in refused.stderr or "worse" in refused.stderr
+    assert "vocabulary" in refused.stderr
     assert "Traceback" not in refused.stderr
