@@ -51,22 +51,28 @@ class Commits:
         self._thread.shutdown(wait=True)
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            size = min(len(self._waiting), _MAX_GROUP)
-            group = [self._waiting.popleft() for _ in range(size)]
-            together = partial(self._journal.together, [work for work, _ in group])
-            try:
-                results = await loop.run_in_executor(self._thread, together)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:
-                results = [error] * size
-            for (_, done), result in zip(group, results, strict=True):
-                if done.cancelled():
-                    continue
-                if isinstance(result, BaseException):
-                    done.set_exception(result)
-                else:
-                    done.set_result(result)
-        self._writing = None
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), _MAX_GROUP)
+                await self._commit([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._writing = None
+
+    async def _commit(self, group: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> None:
+        together = partial(self._journal.together, [work for work, _ in group])
+        results: list[Any]
+        try:
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._thread, together)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # Whatever it was, those who wait are told; none of their work was done.
+            results = [error] * len(group)
+        for (_, done), result in zip(group, results, strict=True):
+            if done.cancelled():
+                continue
+            if isinstance(result, BaseException):
+                done.set_exception(result)
+            else:
+                done.set_result(result)

@@ -54,6 +54,8 @@ class Connector:
                 receipt = self._desk.escalate(key, ticket, args["reason"], args["summary"])
             case "assign":
                 receipt = self._desk.assign(key, ticket, args["queue"])
+            case "withdraw":
+                receipt = self._desk.withdraw(key, ticket, args["of"])
             case _:
                 raise InvalidInput("tool", tool, "a tool of the help-desk")
         return {"kind": tool, **receipt}

@@ -9,9 +9,10 @@ is parked: nothing but a person can know whether it was done.
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
-from agents.events import EffectDone, EffectFailed, EffectParked, EffectStarted
+from agents.events import EffectDone, EffectFailed, EffectParked, EffectStarted, StepDecided
 from agents.policy import Decision
 from agents.state import RunState
 from agents.tools import TOOLS
@@ -25,56 +26,102 @@ Append = Callable[[str, int, list[Any]], Awaitable[RunState]]
 """Journals facts of a run under an epoch; the state after them."""
 
 
-class Effects:
-    """Does what was decided."""
+@dataclass(frozen=True)
+class Step:
+    """What a turn asks for: `tool` with `args`, by a `name` of its own within the run."""
 
-    def __init__(self, ask: Ask, append: Append) -> None:
+    name: str
+    tool: str
+    args: dict[str, Any]
+
+    def key(self, run_id: str) -> str:
+        """The idempotency key: the same call of the same step has the same key."""
+        material = [run_id, self.name, self.tool, self.args]
+        canonical = json.dumps(material, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:40]
+
+
+Decide = Callable[[RunState, Step], Awaitable[Decision]]
+
+
+class Effects:
+    """Decides steps and does those that are allowed."""
+
+    def __init__(self, ask: Ask, append: Append, decide: Decide) -> None:
         self._ask = ask
         self._append = append
+        self._decide = decide
 
-    async def begin(
-        self, state: RunState, epoch: int, step: str, decision: Decision, taken: list[Any],
-        tool: str, args: dict[str, Any],
-    ) -> Acted:  # fmt: skip
-        """Journal `taken` and the start of the effect together, and do it."""
-        key = effect_key(state.run_id, step, tool, args)
-        begun = EffectStarted(step=step, tool=tool, key=key, args=args)
-        state = await self._append(state.run_id, epoch, [*taken, begun])
-        return await self._finish(state, epoch, step, decision, None)
+    async def act(self, state: RunState, step: Step) -> Acted:
+        """See `agents.turn.Office`; under the epoch of `state`."""
+        known = state.decisions.get(step.name)
+        if known is None:
+            return await self._first(state, step)
+        if (known.tool, known.args) != (step.tool, step.args):
+            raise Conflict(
+                f"run {state.run_id}", f"step {step.name} was {known.tool}, now it is {step.tool}"
+            )
+        decision = Decision(known.answer, known.rule, known.reason)
+        if decision.answer != "allow":
+            return Acted(decision)
+        if step.name in state.receipts:
+            return Acted(decision, receipt=state.receipts[step.name])
+        if step.name in state.refusals:
+            refused = state.refusals[step.name]
+            return Acted(decision, refusal=(refused.code, refused.reason))
+        if step.name in state.open_effects:
+            return await self.resume(state, step.name)
+        # A person found that it was not done.
+        return await self._begin(state, step, decision, [])
 
-    async def resume(self, state: RunState, epoch: int, step: str, decision: Decision) -> Acted:
-        """Go on with an effect that was started by an earlier turn. EffectUnknown when only a
+    async def resume(self, state: RunState, name: str) -> Acted:
+        """Go on with the effect of a step that an earlier turn started. EffectUnknown when only a
         person can say whether it was done; the run is parked then."""
-        begun = state.open_effects[step]
-        if step not in state.parked and TOOLS[begun.tool].lookup:
-            receipt = await self._ask("lookup", begun.key)
-            return await self._finish(state, epoch, step, decision, receipt)
-        reason = f"{begun.tool} was started, and its connector can't tell whether it was done"
-        if step not in state.parked:
-            parked = EffectParked(step=step, key=begun.key, reason=reason)
-            await self._append(state.run_id, epoch, [parked])
-        raise EffectUnknown(f"step {step} of run {state.run_id}", reason)
+        begun, known = state.open_effects[name], state.decisions[name]
+        if name not in state.parked:
+            if TOOLS[begun.tool].lookup:
+                receipt = await self._ask("lookup", begun.key)
+                decision = Decision(known.answer, known.rule, known.reason)
+                return await self._finish(state, begun, decision, receipt)
+            reason = f"{begun.tool} was started, and its connector can't tell whether it was done"
+            parked = EffectParked(step=name, key=begun.key, reason=reason)
+            state = await self._append(state.run_id, state.epoch, [parked])
+        raise EffectUnknown(f"step {name} of run {state.run_id}", state.parked[name].reason)
+
+    async def _first(self, state: RunState, step: Step) -> Acted:
+        decision = await self._decide(state, step)
+        decided = StepDecided(
+            step=step.name, tool=step.tool, args=step.args, answer=decision.answer,
+            rule=decision.rule, reason=decision.reason,
+        )  # fmt: skip
+        if decision.answer == "allow":
+            return await self._begin(state, step, decision, [decided])
+        await self._append(state.run_id, state.epoch, [decided])
+        return Acted(decision)
+
+    async def _begin(
+        self, state: RunState, step: Step, decision: Decision, decided: list[Any]
+    ) -> Acted:
+        begun = EffectStarted(
+            step=step.name, tool=step.tool, key=step.key(state.run_id), args=step.args
+        )
+        state = await self._append(state.run_id, state.epoch, [*decided, begun])
+        return await self._finish(state, begun, decision, None)
 
     async def _finish(
-        self, state: RunState, epoch: int, step: str, decision: Decision,
+        self, state: RunState, begun: EffectStarted, decision: Decision,
         receipt: dict[str, Any] | None,
     ) -> Acted:  # fmt: skip
-        begun = state.open_effects[step]
+        """Do the effect unless its receipt was found, and journal how it ended."""
         ticket = str(state.input.get("ticket", ""))
         try:
             if receipt is None:
                 receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
         except (NotFound, Conflict, InvalidInput) as error:
             reason = str(own(error))
-            failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=reason)
-            await self._append(state.run_id, epoch, [failed])
+            failed = EffectFailed(step=begun.step, key=begun.key, code=error.code, reason=reason)
+            await self._append(state.run_id, state.epoch, [failed])
             return Acted(decision, refusal=(error.code, reason))
-        done = EffectDone(step=step, key=begun.key, receipt=receipt)
-        await self._append(state.run_id, epoch, [done])
+        done = EffectDone(step=begun.step, key=begun.key, receipt=receipt)
+        await self._append(state.run_id, state.epoch, [done])
         return Acted(decision, receipt=receipt)
-
-
-def effect_key(run_id: str, step: str, tool: str, args: dict[str, Any]) -> str:
-    """The idempotency key of an effect: the same call of the same step has the same key."""
-    canonical = json.dumps([run_id, step, tool, args], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:40]

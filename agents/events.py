@@ -9,19 +9,36 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Answer = Literal["allow", "deny", "ask"]
+Priority = Literal["interactive", "background"]
+Awaited = Literal["timer", "signal", "runs"]
 
 
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class RunOptions(_Event):
+    """How a run is to be worked on. `priority` is its class in the queue of turns; it ends as
+    failed at `deadline_at` (seconds since the epoch) and after `attempts` broken turns. `parent` is
+    the run that waits for it. A fork knows what `forked_from` did up to event `forked_at`."""
+
+    priority: Priority = "interactive"
+    deadline_at: float | None = None
+    attempts: int = 3
+    parent: str = ""
+    forked_from: str = ""
+    forked_at: int = 0
+
+
 class RunStarted(_Event):
-    """A run was accepted. `input` holds ids and settings, never a customer's words."""
+    """A run was accepted. `input` holds ids and settings, and what was said to an agent that
+    converses; never the words of a shop's customer, which stay at the desk."""
 
     kind: Literal["run_started"] = "run_started"
     workflow: str
     agent: str
     input: dict[str, Any]
+    options: RunOptions = RunOptions()
 
 
 class RunClaimed(_Event):
@@ -103,6 +120,59 @@ class EffectResolved(_Event):
     receipt: dict[str, Any]
 
 
+class WaitBegun(_Event):
+    """The run needs no host until something comes: the time `until` (seconds since the epoch), the
+    signal `signal`, or the end of all `runs`. `until` also ends the other two."""
+
+    kind: Literal["wait_begun"] = "wait_begun"
+    step: str
+    awaited: Awaited
+    until: float | None = None
+    signal: str = ""
+    runs: tuple[str, ...] = ()
+
+
+class WaitEnded(_Event):
+    """What was awaited has come, with its `value`; None when the time was up first."""
+
+    kind: Literal["wait_ended"] = "wait_ended"
+    step: str
+    value: Any = None
+
+
+class SignalSent(_Event):
+    """Somebody told the run something; a wait for `name` takes the oldest one not yet taken."""
+
+    kind: Literal["signal_sent"] = "signal_sent"
+    name: str
+    value: dict[str, Any]
+    by: str
+
+
+class RunPaused(_Event):
+    """Nobody works on the run until it is resumed."""
+
+    kind: Literal["run_paused"] = "run_paused"
+    by: str
+    reason: str
+
+
+class RunResumed(_Event):
+    kind: Literal["run_resumed"] = "run_resumed"
+    by: str
+
+
+class CancelAsked(_Event):
+    """The run is to end with `decision` instead of going on; with `undo` what it did is undone, the
+    last first, where a tool can."""
+
+    kind: Literal["cancel_asked"] = "cancel_asked"
+    by: str
+    reason: str
+    undo: bool = False
+    decision: str = "cancelled"
+
+
 class TurnFailed(_Event):
     """A turn was broken off by an error that may pass; the run stays open and is tried again."""
 
@@ -112,8 +182,8 @@ class TurnFailed(_Event):
 
 
 class RunEnded(_Event):
-    """The run's one outcome: `decision` is replied, assigned, escalated, or failed when even the
-    hand-over to a person was refused."""
+    """The run's one outcome: `decision` is the workflow's word (replied, assigned, escalated, ...),
+    cancelled, or failed: out of time, refused as it was asked for, or not even handed over."""
 
     kind: Literal["run_ended"] = "run_ended"
     decision: str
@@ -131,6 +201,12 @@ Payload = Annotated[
     | EffectFailed
     | EffectParked
     | EffectResolved
+    | WaitBegun
+    | WaitEnded
+    | SignalSent
+    | RunPaused
+    | RunResumed
+    | CancelAsked
     | TurnFailed
     | RunEnded,
     Field(discriminator="kind"),

@@ -226,6 +226,22 @@ class HelpDesk:
 
         return self._once(key, "assign", ticket, {"queue": queue}, act)
 
+    def withdraw(self, key: str, ticket: str, of: str) -> Receipt:
+        """Take back the assignment or hand-over that was done under the key `of`; the ticket is
+        open again. NotFound when there is none."""
+
+        def act(row: Row) -> Receipt:
+            gone = [
+                self._db.execute(f"delete from {table} where key = ? and ticket = ?", (of, ticket))
+                for table in ("queues", "escalations")
+            ]
+            if not any(g.rowcount for g in gone):
+                raise NotFound("assignment or hand-over", of)
+            self._set_status(ticket, "open")
+            return {"of": of}
+
+        return self._once(key, "withdraw", ticket, {"of": of}, act)
+
     def lookup(self, key: str) -> Receipt | None:
         """The receipt of an effect that was done, or None. Answers an effect left open."""
         with self._lock:

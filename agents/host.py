@@ -1,25 +1,30 @@
 """The agent host: a Ray actor that holds agents and works their turns.
 
-An agent's state is the fold of its finished runs. The host keeps it between turns; after a
-restart it asks the journal for it again. Two turns of one agent never run at once.
+An agent's state is the fold of its ended runs. The host keeps it between turns; an agent that was
+not asked for a while is put to sleep, and activated again from the journal. Two turns of one agent
+never run at once.
 """
 
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from agents.events import WaitBegun
 from agents.orchestrator import NAME as ORCHESTRATOR
+from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
-from agents.turn import Acted, Turn
+from agents.turn import Acted, Child, Suspended, Turn
+from agents.waits import Came
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.session import actor
 
 Workflow = Callable[[Turn], Awaitable[None]]
 _MAX_AGENTS: Final = 10_000
+IDLE_S: Final = 300.0
 
 
 class RemoteOffice:
@@ -43,6 +48,16 @@ class RemoteOffice:
         acted: Acted = await self._orchestrator.act.remote(run_id, epoch, step, tool, args)
         return acted
 
+    async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
+        found: Came | None = await self._orchestrator.begin_wait.remote(run_id, epoch, wait)
+        return found
+
+    async def spawn(
+        self, run_id: str, epoch: int, step: str, children: Sequence[Child]
+    ) -> list[str]:
+        ids: list[str] = await self._orchestrator.spawn.remote(run_id, epoch, step, list(children))
+        return ids
+
     async def agent(self, tenant: str, agent: str) -> AgentState:
         state: AgentState = await self._orchestrator.agent.remote(tenant, agent)
         return state
@@ -55,37 +70,58 @@ class RemoteOffice:
 class AgentHost:
     """Works turns. `make_workflows` builds, inside the actor, the workflows by name."""
 
-    def __init__(self, make_workflows: Callable[[], dict[str, Workflow]]) -> None:
+    def __init__(
+        self, make_workflows: Callable[[], dict[str, Workflow]], idle_s: float = IDLE_S
+    ) -> None:
         self._workflows = make_workflows()
         self._office = RemoteOffice()
         self._clock = SystemClock()
-        self._agents: OrderedDict[str, AgentState] = OrderedDict()
+        self._idle_s = idle_s
+        # By when they were last asked for, the longest ago first.
+        self._agents: OrderedDict[tuple[str, str], AgentState] = OrderedDict()
+        self._asked: dict[tuple[str, str], float] = {}
         # A lock lives as long as a turn holds or awaits it.
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     def pid(self) -> int:
         return os.getpid()
 
-    async def work(self, run: RunState, epoch: int) -> None:
-        """Work on `run` under `epoch` until it ends. InvalidInput for an unknown workflow."""
+    async def awake(self) -> int:
+        """How many agents are held."""
+        self._put_to_sleep()
+        return len(self._agents)
+
+    async def work(self, run: RunState, epoch: int, spec: AgentSpec | None = None) -> None:
+        """Work on `run` under `epoch` until it ends or waits. InvalidInput for an unknown
+        workflow."""
         workflow = self._workflows.get(run.workflow)
         if workflow is None:
             raise InvalidInput("workflow", run.workflow, f"one of {sorted(self._workflows)}")
-        key = f"{run.input['tenant']}/{run.agent}"
+        key = (run.tenant, run.agent)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
-            agent = await self._agent(key, str(run.input["tenant"]), run.agent)
-            await workflow(Turn(run, epoch, agent, self._office, self._clock))
+            agent = await self.agent(*key)
+            try:
+                await workflow(Turn(run, epoch, agent, self._office, self._clock, spec))
+            except Suspended:
+                return
             self._agents[key] = agent.after(await self._office.run(run.run_id))
 
     async def agent(self, tenant: str, agent: str) -> AgentState:
         """The state of one agent, from memory or from the journal."""
-        return await self._agent(f"{tenant}/{agent}", tenant, agent)
-
-    async def _agent(self, key: str, tenant: str, agent: str) -> AgentState:
+        key = (tenant, agent)
         if key not in self._agents:
             self._agents[key] = await self._office.agent(tenant, agent)
-            while len(self._agents) > _MAX_AGENTS:
-                self._agents.popitem(last=False)
         self._agents.move_to_end(key)
+        self._asked[key] = self._clock.monotonic()
+        self._put_to_sleep()
         return self._agents[key]
+
+    def _put_to_sleep(self) -> None:
+        """Let go of who was not asked for a while, and of the longest idle ones when too many."""
+        since = self._clock.monotonic() - self._idle_s
+        while self._agents:
+            key = next(iter(self._agents))
+            if len(self._agents) <= _MAX_AGENTS and self._asked[key] > since:
+                return
+            del self._agents[key], self._asked[key]

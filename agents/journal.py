@@ -4,18 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, get_args
 
-from agents.events import Event
+from agents.events import Event, Priority, RunOptions
 from cluster.errors import InvalidInput
 
 Verdict = Literal["accepted", "rejected", "corrected"]
 VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
 MAX_TEXT: Final = 20_000
 MAX_LINE: Final = 2_000
+MAX_PAYLOAD: Final = 1_000_000
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as listed. `status` is `open` or `ended`."""
+    """A run as listed. `status` is `agents.state.Status`; a run that waits does so at most until
+    `wait_until` (seconds since the epoch), and `deadline_at` ends it."""
 
     run_id: str
     tenant: str
@@ -24,6 +26,23 @@ class RunRow:
     status: str
     epoch: int
     created_at: float
+    priority: Priority = "interactive"
+    parent: str = ""
+    deadline_at: float | None = None
+    wait_until: float | None = None
+
+
+def require_name(field: str, value: str) -> None:
+    """InvalidInput unless `value` is somebody's name that fits into a line."""
+    require_line(field, value)
+    if not value.strip():
+        raise InvalidInput(field, value, "the name of who says so")
+
+
+def require_line(field: str, value: str, most: int = MAX_LINE) -> None:
+    """InvalidInput for a text that no line of the journal takes."""
+    if len(value) > most or "\0" in value:
+        raise InvalidInput(field, value, f"at most {most} characters, none of them NUL")
 
 
 @dataclass(frozen=True)
@@ -43,12 +62,9 @@ class Feedback:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise InvalidInput("verdict", self.verdict, f"one of {list(VERDICTS)}")
-        for name, most in (("by", MAX_LINE), ("note", MAX_LINE), ("text", MAX_TEXT)):
-            value = getattr(self, name)
-            if len(value) > most or "\0" in value:
-                raise InvalidInput(name, value, f"at most {most} characters, none of them NUL")
-        if not self.by.strip():
-            raise InvalidInput("by", self.by, "the name of who judged")
+        require_name("by", self.by)
+        require_line("note", self.note)
+        require_line("text", self.text, MAX_TEXT)
         if (self.verdict == "corrected") != bool(self.text.strip()):
             raise InvalidInput("text", self.text, "the corrected reply with `corrected` alone")
 
@@ -73,9 +89,11 @@ class Journal(Protocol):
         database fails; then none of them was done."""
 
     def create(
-        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
-    ) -> tuple[str, bool]:
-        """The run of (tenant, key) and whether it is new. Asking twice makes one run."""
+        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any],
+        options: RunOptions | None = None, history: Sequence[Any] = (),
+    ) -> tuple[str, bool]:  # fmt: skip
+        """The run of (tenant, key) and whether it is new. Asking twice makes one run. `history` is
+        what a fork knows from the run that it was made of."""
 
     def claim(self, run_id: str, reason: str) -> int:
         """Take the run over: the new epoch, higher than any before. NotFound, or Conflict when
@@ -85,19 +103,34 @@ class Journal(Protocol):
         self, run_id: str, epoch: int, payloads: Sequence[Any], after: int | None = None
     ) -> list[Event]:
         """Add events after the last one, which is number `after` when that is given. StaleEpoch
-        when a later claim was made; Conflict when the run has ended, or has got another last event.
-        Adding RunEnded ends the run in the same transaction."""
+        when a later claim was made; Conflict when the run has ended, or has got another last event;
+        InvalidInput for an event of more than MAX_PAYLOAD bytes. Adding RunEnded ends the run in
+        the same transaction."""
 
-    def read(self, run_id: str) -> list[Event]:
-        """All events of a run in order; NotFound when there is no such run."""
+    def read(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Event]:
+        """A run's events in order, at most `limit`, from the one behind number `after` on. NotFound
+        when there is no such run."""
 
-    def runs(
-        self, tenant: str | None = None, status: str | None = None, agent: str | None = None
-    ) -> list[RunRow]:
-        """Runs by tenant, status and agent, oldest first."""
+    def verified(self, run_id: str) -> list[Event]:
+        """All events of a run; DataError at the first broken link of its hash chain."""
 
     def verify(self, run_id: str) -> int:
-        """How many events the run's hash chain holds; DataError at the first broken link."""
+        """How many events the run's hash chain holds; DataError as for `verified`."""
+
+    def row(self, run_id: str) -> RunRow:
+        """One run as listed; NotFound when there is none."""
+
+    def runs(
+        self, tenant: str | None = None, status: str | None = None, agent: str | None = None,
+        parent: str | None = None,
+    ) -> list[RunRow]:  # fmt: skip
+        """Runs by tenant, status, agent and parent, oldest first."""
+
+    def open_runs(self) -> list[RunRow]:
+        """All runs that have not ended, oldest first."""
+
+    def counts(self) -> dict[str, int]:
+        """How many runs there are in each status."""
 
     def judge(self, run_id: str, feedback: Feedback) -> Judgement:
         """Add feedback on an ended run; it stands beside the run's chain, which stays as it is.

@@ -1,51 +1,57 @@
 """The orchestrator: owns the journal, decides every step, does allowed ones once.
 
-How an effect is done once, whatever dies in between, stands in `agents/effects.py`. A run belongs
-to the last epoch that claimed it; writes under an older one are refused.
+It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns, `control.py`
+is what people do to runs, `schedules.py` begins runs by the clock. A run belongs to the last epoch
+that claimed it; writes under an older one are refused. A new life queues what is open; nothing runs
+by being recovered alone.
 """
 
 import asyncio
 import os
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
-from zlib import crc32
 
-import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from agents.commits import Commits
-from agents.effects import Effects
-from agents.events import RunEnded, StepDecided, TurnFailed
+from agents import control
+from agents.driver import Driver
+from agents.effects import Effects, Step
+from agents.events import Event, RunEnded, RunOptions, TurnFailed, WaitBegun, WaitEnded
 from agents.facts import Thresholds, facts_for
-from agents.journal import Journal
+from agents.journal_sql import SqlJournal
+from agents.metrics import Metrics
+from agents.placement import Placement, Spawn, no_spawn
 from agents.policy import Decision, Policy, Request
-from agents.recovery import open_runs
-from agents.state import AgentState, RunState, apply, fold
-from agents.turn import Acted
+from agents.registry import AgentRow, Registry, ScheduleRow
+from agents.runs import Runs
+from agents.schedules import Schedules
+from agents.specs import AgentSpec, ScheduleSpec
+from agents.state import AgentState, RunState
+from agents.timers import Timers
+from agents.tools import TOOLS
+from agents.turn import Acted, Child
+from agents.turn_queue import PRIORITIES
+from agents.waits import Came, came
 from cluster.errors import (
     Conflict,
     DeadlineExceeded,
     EffectUnknown,
+    InvalidInput,
     MainspringError,
+    NotFound,
     Overloaded,
     StaleEpoch,
     Unavailable,
 )
-from cluster.session import actor, own
+from cluster.ids import SystemClock
+from cluster.session import actor
 from cluster.settings import AgentsSection
 from cluster.telemetry import logger
 
 NAME: Final = "orchestrator"
-MAX_FAILURES: Final = 3
-MAX_LOSSES: Final = 20
-_BACKOFF_S: Final = 0.5
-_MAX_BACKOFF_S: Final = 8.0
+MAX_CHILDREN: Final = 1_000
 _MAX_REASON: Final = 2_000
-_KEPT_FINISHED: Final = 5_000
-_KEPT_AGENTS: Final = 10_000
 
 log = logger("orchestrator")
 
@@ -59,235 +65,372 @@ class Names:
 
 
 class Orchestrator:
-    """A named, single actor; see the module for its one rule."""
+    """A named, single actor; see the module for its rules."""
 
     def __init__(
         self,
-        make_journal: Callable[[], Journal],
+        make_journal: Callable[[], SqlJournal],
         policy: Callable[[], Policy],
         section: AgentsSection,
         thresholds: Thresholds,
         names: Names,
+        spawn: Spawn = no_spawn,
     ) -> None:
+        self._clock = SystemClock()
         self._journal = make_journal()
+        self._registry = Registry(self._journal, self._clock)
         self._policy = policy()
         self._section = section
         self._thresholds = thresholds
-        self._names = names
-        self._commits = Commits(self._journal)
-        self._effects = Effects(self._ask, self._append)
-        self._states: dict[str, RunState] = {}
-        self._handles: dict[str, Any] = {}
-        self._finished: OrderedDict[str, RunState] = OrderedDict()
-        self._agents: OrderedDict[str, AgentState] = OrderedDict()
-        self._driving: dict[str, asyncio.Task[None]] = {}
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._queued: set[str] = set()
-        self._changed = asyncio.Condition()
-        self._ends = 0
-        self._slots = asyncio.Semaphore(section.concurrency * len(names.hosts))
+        self._connector_name = names.connector
+        self._connector: Any = None
+        self._metrics = Metrics()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = Runs(self._journal, self._registry)
+        self._runs.on_move = self._moved
+        self._effects = Effects(self._ask, self._runs.append, self._decide)
+        self._placement = Placement(names.hosts, spawn, self._clock)
+        self._driver = Driver(
+            self._runs, self._placement, section, self._clock, self._metrics, self._give_up,
+            self._close,
+        )  # fmt: skip
+        self._timers = Timers(self._clock, self._look)
         # What an earlier life left open is taken up before anything new, and before any caller.
-        for run_id in open_runs(self._journal):
-            self._enqueue(run_id)
-        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
+        for row in self._journal.open_runs():
+            if row.status == "open":
+                self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
+            if row.status != "open" or row.deadline_at is not None:
+                self._look(row.run_id)
+        self._schedules = Schedules(
+            self._registry, self._runs.commits, self._clock, self.submit
+        )  # fmt: skip
 
     def pid(self) -> int:
         return os.getpid()
 
     async def open(self) -> int:
         """How many runs are queued or being worked on."""
-        return len(self._queued) + len(self._driving)
+        return self._driver.open()
+
+    # --- runs
 
     async def submit(
-        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
-    ) -> str:
+        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any],
+        options: RunOptions | None = None,
+    ) -> str:  # fmt: skip
         """Accept a run and return its id; the same key gives the same run. Overloaded when
-        `max_open_runs` are open already."""
-        if len(self._queued) + len(self._driving) >= self._section.max_open_runs:
+        `max_open_runs` want a turn already; Conflict for an agent that was stopped."""
+        if self._driver.open() >= self._section.max_open_runs:
             raise Overloaded("runs", f"{self._section.max_open_runs} are open", 5.0)
-        run_id, new = await self._commits.do(
-            self._journal.create, tenant, key, workflow, agent, {**given, "tenant": tenant}
-        )
-        if new:
-            self._enqueue(run_id)
-        return run_id
-
-    async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
-        """See `agents.turn.Office`."""
-        await self._append(run_id, epoch, payloads)
-
-    async def act(
-        self, run_id: str, epoch: int, step: str, tool: str, args: dict[str, Any]
-    ) -> Acted:
-        """See `agents.turn.Office`. Facts come from the journal, not from the caller."""
-        state = await self._state(run_id)
-        if epoch != state.epoch:
-            raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {state.epoch}")
-        decided = state.decisions.get(step)
-        if decided is not None and (decided.tool, decided.args) != (tool, args):
-            raise Conflict(f"run {run_id}", f"step {step} was {decided.tool}, now asked as {tool}")
-        if decided is not None:
-            decision = Decision(decided.answer, decided.rule, decided.reason)
-            if decision.answer != "allow":
-                return Acted(decision)
-            if step in state.receipts:
-                return Acted(decision, receipt=state.receipts[step])
-            if step in state.refusals:
-                refused = state.refusals[step]
-                return Acted(decision, refusal=(refused.code, refused.reason))
-            if step in state.open_effects:
-                return await self._effects.resume(state, epoch, step, decision)
-            # A person found that it was not done.
-            return await self._effects.begin(state, epoch, step, decision, [], tool, args)
-        agent = await self._agent(state)
-        facts = facts_for(tool, args, state, agent, self._thresholds)
-        ticket = str(state.input.get("ticket", ""))
-        decision = self._policy.decide(Request(tool, ticket, facts))
-        taken = StepDecided(
-            step=step, tool=tool, args=args, answer=decision.answer, rule=decision.rule,
-            reason=decision.reason,
+        options = options or RunOptions()
+        run_id, new = await self._runs.commits.do(
+            self._journal.create, tenant, key, workflow, agent, {**given, "tenant": tenant},
+            options,
         )  # fmt: skip
-        if decision.answer != "allow":
-            await self._append(run_id, epoch, [taken])
-            return Acted(decision)
-        return await self._effects.begin(state, epoch, step, decision, [taken], tool, args)
+        if new:
+            self._driver.enqueue(run_id, tenant, agent, options.priority)
+            if options.deadline_at is not None:
+                self._timers.at(options.deadline_at, run_id)
+        return run_id
 
     async def read(self, run_id: str) -> RunState:
         """A run's state; NotFound when there is none."""
-        return await self._state(run_id)
-
-    async def agent(self, tenant: str, agent: str) -> AgentState:
-        """What an agent remembers of its finished runs, from the journal."""
-        rows = await self._commits.do(self._journal.runs, tenant, "ended", agent)
-        state = AgentState(agent)
-        for row in rows:
-            state = state.after(await self._state(row.run_id))
-        return state
+        return await self._runs.state(run_id)
 
     async def wait(self, run_ids: list[str], timeout_s: float) -> list[RunState]:
         """The states of those runs that have ended; returns when one more ends than at the call,
         when all have, or after `timeout_s` seconds."""
         before = -1
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while True:
-            ends = self._ends
-            states = [await self._state(r) for r in run_ids]
-            ended = [s for s in states if s.ended is not None]
-            if len(ended) == len(run_ids) or len(ended) > before >= 0:
-                return ended
-            before = len(ended) if before < 0 else before
-            left = deadline - loop.time()
-            if left <= 0:
-                return ended
-            async with self._changed:
-                if ends != self._ends:
-                    continue  # one ended while the states were being read
-                try:
-                    await asyncio.wait_for(self._changed.wait(), left)
-                except TimeoutError:
+        deadline = self._clock.monotonic() + timeout_s
+        with self._runs.watched(run_ids) as moved:
+            while True:
+                moved.clear()
+                states = [await self._runs.state(r) for r in run_ids]
+                ended = [s for s in states if s.ended is not None]
+                if len(ended) == len(run_ids) or len(ended) > before >= 0:
+                    return ended
+                before = len(ended) if before < 0 else before
+                if not await _set_within(moved, deadline - self._clock.monotonic()):
                     return ended
 
-    async def resume(self, run_id: str) -> None:
-        """Take up a run whose parked effect was resolved. NotFound when there is no such run."""
-        self._states.pop(run_id, None)
-        if (await self._state(run_id)).ended is None:
-            self._enqueue(run_id)
+    async def events(
+        self, run_id: str, after: int, timeout_s: float, limit: int = 500
+    ) -> tuple[list[Event], bool]:
+        """A run's events behind number `after`, waiting up to `timeout_s` seconds for the first,
+        and whether the run has ended with them. InvalidInput when it has no event `after`."""
+        deadline = self._clock.monotonic() + timeout_s
+        with self._runs.watched([run_id]) as moved:
+            while True:
+                moved.clear()
+                state = await self._runs.state(run_id)
+                if not 0 <= after <= state.seq:
+                    raise InvalidInput("after", after, f"0 to {state.seq}, the run's last event")
+                if state.seq > after or state.ended is not None:
+                    break
+                if not await _set_within(moved, deadline - self._clock.monotonic()):
+                    break
+        events = await self._runs.events(run_id, after, limit)
+        last = events[-1].seq if events else after
+        return events, state.ended is not None and last >= state.seq
 
     async def verify(self, run_id: str) -> int:
         """The number of events in a run's hash chain; DataError where it is broken."""
-        return await self._commits.do(self._journal.verify, run_id)
+        return await self._runs.commits.do(self._journal.verify, run_id)
 
-    def _enqueue(self, run_id: str) -> None:
-        if run_id not in self._queued and run_id not in self._driving:
-            self._queued.add(run_id)
-            self._waiting.put_nowait(run_id)
+    async def signal(self, run_id: str, name: str, value: dict[str, Any], by: str) -> None:
+        """See `agents.control.signal`."""
+        await self._control(control.signal, run_id, name, value, by)
 
-    async def _dispatch(self) -> None:
-        while True:
-            run_id = await self._waiting.get()
-            await self._slots.acquire()
-            self._queued.discard(run_id)
-            task = asyncio.create_task(self._drive(run_id))
-            self._driving[run_id] = task
-            task.add_done_callback(partial(self._driven, run_id))
+    async def pause(self, run_id: str, by: str, reason: str = "") -> None:
+        """See `agents.control.pause`."""
+        await self._control(control.pause, run_id, by, reason)
 
-    def _driven(self, run_id: str, _task: asyncio.Task[None]) -> None:
-        self._driving.pop(run_id, None)
-        self._slots.release()
+    async def resume(self, run_id: str, by: str) -> None:
+        """See `agents.control.resume`."""
+        await self._control(control.resume, run_id, by)
 
-    async def _drive(self, run_id: str) -> None:
-        """Work on a run until it ends, is given up, or belongs to somebody else."""
-        delay, losses, reason = _BACKOFF_S, 0, "queued"
-        while True:
-            code = "internal_error"
-            try:
-                if (await self._state(run_id)).parked:
-                    return  # until a person has resolved it
-                epoch = await self._claim(run_id, reason)
-                await self._work(run_id, epoch)
-                return
-            except (StaleEpoch, EffectUnknown):
-                return
-            except RayActorError as error:
-                losses += 1
-                code, reason = "host_lost", f"host lost: {type(error).__name__}"
-            except MainspringError as error:
-                code, reason = error.code, str(own(error))
-            except Exception as error:
-                # The outermost loop: whatever a turn raised is recorded with its run.
-                log.exception("turn of %s failed", run_id)
-                reason = f"{type(error).__name__}: {error}"
-            # A lost host is nobody's fault: the run is simply taken up again, within a bound.
-            forgiven = code == "host_lost" and losses <= MAX_LOSSES
-            if not forgiven and await self._failed(run_id, code, reason):
-                return
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _MAX_BACKOFF_S)
+    async def cancel(self, run_id: str, by: str, reason: str = "", undo: bool = False) -> None:
+        """See `agents.control.cancel`."""
+        await self._control(control.cancel, run_id, by, reason, undo)
 
-    async def _claim(self, run_id: str, reason: str) -> int:
+    async def retry(self, run_id: str, by: str) -> str:
+        """See `agents.control.retry`."""
+        return str(await self._control(control.retry, run_id, by))
+
+    async def fork(self, run_id: str, after: int, key: str, agent: str | None = None) -> str:
+        """See `agents.control.fork`."""
+        return str(await self._control(control.fork, run_id, after, key, agent))
+
+    async def look_again(self, run_id: str) -> None:
+        """Take up a run that was changed in the journal by somebody else. NotFound when there is
+        no such run."""
+        self._runs.forget(run_id)
+        await self._looked(run_id)
+
+    # --- what a turn asks for: agents.turn.Office
+
+    async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
+        """See `agents.turn.Office`."""
+        await self._runs.append(run_id, epoch, payloads)
+
+    async def act(
+        self, run_id: str, epoch: int, step: str, tool: str, args: dict[str, Any]
+    ) -> Acted:
+        """See `agents.turn.Office`. Facts come from the journal, not from the caller."""
+        state = await self._runs.owned(run_id, epoch)
+        began = self._clock.monotonic()
+        outcome = "broken"
         try:
-            return await self._commits.do(self._journal.claim, run_id, reason)
+            acted = await self._effects.act(state, Step(step, tool, args))
+            outcome = "done" if acted.receipt is not None else acted.decision.answer
+            outcome = "refused" if acted.refusal is not None else outcome
+            return acted
+        except EffectUnknown:
+            outcome = "parked"
+            self._metrics.parked()
+            raise
         finally:
-            # A write whose answer was lost may have been done: the journal knows, memory does not.
-            self._states.pop(run_id, None)
+            self._metrics.step(tool, outcome, self._clock.monotonic() - began)
 
-    async def _work(self, run_id: str, epoch: int) -> None:
-        state = await self._state(run_id)
-        timeout = self._section.turn_timeout_s
-        # All turns of an agent go to one host, which lets one at a time work: what the agent
-        # has given back so far is then complete whenever a refund is decided.
-        place = crc32(f"{state.input.get('tenant')}/{state.agent}".encode())
-        call = self._handle(self._names.hosts[place % len(self._names.hosts)]).work.remote(
-            state, epoch
-        )
-        try:
-            await asyncio.wait_for(call, timeout)
-        except TimeoutError:
-            ray.cancel(call, force=False)
-            raise DeadlineExceeded(f"turn of {run_id}", timeout) from None
-        if (await self._state(run_id)).ended is None:
-            raise Unavailable(f"turn of {run_id}", "it returned without an outcome")
+    async def begin_wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
+        """See `agents.turn.Office`."""
+        state = await self._runs.owned(run_id, epoch)
+        if state.waiting is None or state.waiting.step != wait.step:
+            state = await self._runs.append(run_id, epoch, [wait])
+        return await self._come(state)
 
-    async def _failed(self, run_id: str, code: str, reason: str) -> bool:
-        """Journal a failed turn; after the last try the run goes to a person. True when over."""
-        failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
-        try:
-            state = await self._state(run_id)
-            if state.ended is not None:
-                await self._ended(state)
-                return True
-            state = await self._append(run_id, state.epoch, [failed])
-            if state.failures < MAX_FAILURES:
-                return False
-            # One text for every attempt, so that the hand-over keeps its key.
-            args = {"reason": "failed turns", "summary": f"given up after {MAX_FAILURES} turns"}
-            handed = await self.act(run_id, state.epoch, "give-up", "escalate", args)
-            why = f"failed turns: {reason}"[:_MAX_REASON]
-            decision = "escalated" if handed.receipt is not None else "failed"
-            await self._append(
-                run_id, state.epoch, [RunEnded(decision=decision, reason=why, result={})]
+    async def spawn(
+        self, run_id: str, epoch: int, step: str, children: Sequence[Child]
+    ) -> list[str]:
+        """See `agents.turn.Office`. InvalidInput for more than MAX_CHILDREN."""
+        if len(children) > MAX_CHILDREN:
+            raise InvalidInput("children", len(children), f"at most {MAX_CHILDREN} runs")
+        state = await self._runs.owned(run_id, epoch)
+        options = RunOptions(priority=state.options.priority, parent=run_id)
+        # An agent has one turn at a time: children of one agent would only queue up.
+        return [
+            await self.submit(
+                state.tenant, f"child:{run_id}:{step}:{i}", child.workflow,
+                child.agent or f"{state.agent}/{step}/{i}", child.input, options,
             )
+            for i, child in enumerate(children)
+        ]  # fmt: skip
+
+    async def agent(self, tenant: str, agent: str) -> AgentState:
+        """What an agent remembers of its ended runs, from the journal."""
+        return await self._runs.agent(tenant, agent)
+
+    # --- agents and schedules
+
+    async def define_agent(self, tenant: str, spec: AgentSpec) -> AgentRow:
+        """See `agents.registry.Registry.define`."""
+        row = await self._runs.commits.do(self._registry.define, tenant, spec)
+        self._runs.forget_spec(tenant, spec.id)
+        return row
+
+    async def find_agent(self, tenant: str, agent: str) -> AgentRow:
+        """A registered agent; NotFound when there is none."""
+        return await self._runs.commits.do(self._registry.agent, tenant, agent)
+
+    async def list_agents(self, tenant: str, after: str, limit: int) -> list[AgentRow]:
+        """See `agents.registry.Registry.agents`."""
+        return await self._runs.commits.do(self._registry.agents, tenant, after, limit)
+
+    async def list_runs(self, tenant: str, status: str | None, agent: str | None) -> list[RunState]:
+        """The states of a tenant's runs, oldest first."""
+        rows = await self._runs.commits.do(self._journal.runs, tenant, status, agent)
+        return [await self._runs.state(row.run_id) for row in rows[-100:]]
+
+    async def message(self, tenant: str, agent: str, key: str, given: dict[str, Any]) -> str:
+        """The run that an agent's message becomes; the same key gives the same run. NotFound for
+        an agent that is not registered, Conflict for one that was stopped."""
+        row = await self.find_agent(tenant, agent)
+        if row.status == "stopped":
+            raise Conflict(f"agent {agent}", "it was stopped")
+        options = RunOptions(priority=row.spec.priority)
+        return await self.submit(tenant, key, row.spec.workflow, agent, given, options)
+
+    async def stop_agent(self, tenant: str, agent: str, by: str) -> int:
+        """Take no more messages for an agent and cancel its open runs; how many were."""
+        await self._runs.commits.do(self._registry.stop, tenant, agent)
+        cancelled = 0
+        for row in await self._runs.commits.do(self._journal.runs, tenant, None, agent):
+            if row.status in {"open", "waiting", "paused"}:
+                await self._control(control.cancel, row.run_id, by, "the agent was stopped")
+                cancelled += 1
+        return cancelled
+
+    async def fork_agent(
+        self, tenant: str, agent: str, spec: AgentSpec, run_id: str, after: int
+    ) -> AgentRow:
+        """A new agent that remembers what `agent` did up to event `after` of its run `run_id`, and
+        goes on with that run by itself. NotFound when the run is not that agent's."""
+        theirs = await self._runs.commits.do(self._journal.runs, tenant, None, agent)
+        before = [row.run_id for row in theirs]
+        if run_id not in before:
+            raise NotFound("run", run_id)
+        row = await self.define_agent(tenant, spec)
+        for earlier in before[: before.index(run_id)]:
+            state = await self._runs.state(earlier)
+            if state.ended is not None:
+                await self._control(
+                    control.copy, earlier, f"agent:{spec.id}:{earlier}", spec.id
+                )  # fmt: skip
+        await self.fork(run_id, after, f"agent:{spec.id}:{run_id}", spec.id)
+        return row
+
+    async def schedule(self, tenant: str, spec: ScheduleSpec) -> ScheduleRow:
+        """See `agents.schedules.Schedules.add`."""
+        return await self._schedules.add(tenant, spec)
+
+    async def schedules(self, tenant: str) -> list[ScheduleRow]:
+        """A tenant's schedules by name."""
+        return self._schedules.of(tenant)
+
+    async def unschedule(self, tenant: str, name: str) -> None:
+        """Keep a schedule no longer. NotFound when there is none."""
+        await self._schedules.remove(tenant, name)
+
+    async def metrics(self) -> bytes:
+        """In Prometheus' text format."""
+        counts = await self._runs.commits.do(self._journal.counts)
+        queued = {p: self._driver.queue.waiting(p) for p in PRIORITIES}
+        return self._metrics.text(counts, queued)
+
+    async def close(self) -> None:
+        """Stop all that goes on; nothing is written afterwards."""
+        self._timers.close()
+        self._schedules.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._driver.stop()
+        self._runs.commits.close()
+
+    # --- inside
+
+    async def _control(self, what: Callable[..., Any], run_id: str, *args: Any) -> Any:
+        """Do something to a run in the journal, and look at what follows."""
+        result = await self._runs.commits.do(what, self._journal, run_id, *args)
+        self._runs.forget(run_id)
+        made = [result] if isinstance(result, str) else []
+        state = await self._runs.state(run_id)
+        if state.status == "paused" or state.cancelled is not None:
+            self._driver.break_off(run_id)
+        for touched in (run_id, *made):
+            await self._looked(touched)
+        return result
+
+    def _moved(self, state: RunState) -> None:
+        if state.ended is not None and state.options.parent:
+            self._look(state.options.parent)
+
+    def _look(self, run_id: str) -> None:
+        """Look at a run soon: time or another run may have brought what it waits for."""
+        task = asyncio.get_running_loop().create_task(self._looked_safely(run_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _looked_safely(self, run_id: str) -> None:
+        try:
+            await self._looked(run_id)
+        except MainspringError as error:
+            log.warning("run %s: %s", run_id, error)
+            if not isinstance(error, (StaleEpoch, NotFound)):
+                self._timers.at(self._clock.now() + 1.0, run_id)
+
+    async def _looked(self, run_id: str) -> None:
+        """Queue the run if it can go on, or set the timer for what can change that."""
+        state = await self._runs.state(run_id)
+        if state.ended is not None:
+            return
+        deadline = state.options.deadline_at
+        if deadline is not None and state.cancelled is None and not state.parked:
+            if deadline <= self._clock.now():
+                await self._control(
+                    control.cancel, run_id, NAME, "its deadline has passed", False, "failed"
+                )
+                return
+            self._timers.at(deadline, run_id)
+        if state.status == "waiting":
+            await self._come(state)
+            state = await self._runs.state(run_id)
+        if state.status == "open":
+            self._driver.enqueue_state(state)
+
+    async def _come(self, state: RunState) -> Came | None:
+        """End the run's wait when what it waits for has come; else set its timer."""
+        wait = state.waiting
+        if wait is None:
+            return None
+        others = [await self._runs.state(r) for r in wait.runs]
+        found = came(state, self._clock.now(), others)
+        if found is not None:
+            ended = WaitEnded(step=wait.step, value=found.value)
+            await self._runs.append(state.run_id, state.epoch, [ended], after=state.seq)
+        elif wait.until is not None:
+            self._timers.at(wait.until, state.run_id)
+        return found
+
+    async def _decide(self, state: RunState, step: Step) -> Decision:
+        agent = await self._runs.agent(state.tenant, state.agent)
+        facts = facts_for(step.tool, step.args, state, agent, self._thresholds)
+        return self._policy.decide(Request(step.tool, str(state.input.get("ticket", "")), facts))
+
+    async def _give_up(self, run_id: str, code: str, reason: str, last: bool) -> bool:
+        """See `agents.driver.GiveUp`."""
+        try:
+            state = await self._runs.state(run_id)
+            if state.ended is not None or state.cancelled is not None:
+                return state.ended is not None
+            failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
+            state = await self._runs.append(run_id, state.epoch, [failed])
+            if state.failures < state.options.attempts and not last:
+                return False
+            why = f"failed turns: {reason}"[:_MAX_REASON]
+            decision = await self._hand_over(state)
+            ended = RunEnded(decision=decision, reason=why, result={})
+            await self._runs.append(run_id, state.epoch, [ended])
         except (StaleEpoch, EffectUnknown):
             return True
         except (MainspringError, RayError) as error:
@@ -295,64 +438,69 @@ class Orchestrator:
             return False
         return True
 
+    async def _hand_over(self, state: RunState) -> str:
+        """Give a ticket to a person; the run's decision."""
+        if "ticket" not in state.input:
+            return "failed"
+        # One text for every attempt, so that the hand-over keeps its key.
+        summary = f"given up after {state.options.attempts} turns"
+        args = {"reason": "failed turns", "summary": summary}
+        handed = await self._effects.act(state, Step(control.GIVE_UP, "escalate", args))
+        return "escalated" if handed.receipt is not None else "failed"
+
+    async def _close(self, state: RunState) -> None:
+        """End a cancelled run: what was begun is looked up, what can be undone is, if so asked,
+        and the runs that it waits for are cancelled too."""
+        asked = state.cancelled
+        assert asked is not None
+        epoch = await self._runs.claim(state.run_id, asked.decision)
+        for name in state.open_effects:
+            await self._effects.resume(await self._runs.owned(state.run_id, epoch), name)
+        undone = await self._undo(state.run_id, epoch) if asked.undo else []
+        for row in await self._runs.commits.do(
+            self._journal.runs, state.tenant, None, None, state.run_id
+        ):
+            if row.status in {"open", "waiting", "paused"}:
+                await self._control(
+                    control.cancel, row.run_id, asked.by, f"{state.run_id} was", asked.undo
+                )
+        result = {"undone": undone} if asked.undo else {}
+        reason = asked.reason or f"by {asked.by}"
+        ended = RunEnded(decision=asked.decision, reason=reason, result=result)
+        await self._runs.append(state.run_id, epoch, [ended])
+
+    async def _undo(self, run_id: str, epoch: int) -> list[str]:
+        """Undo the run's effects, the last first; the steps that were."""
+        undone = []
+        state = await self._runs.owned(run_id, epoch)
+        for name in reversed(state.receipts):
+            decided = state.decisions[name]
+            undo = TOOLS[decided.tool].undo
+            if not undo:
+                continue
+            key = Step(name, decided.tool, decided.args).key(run_id)
+            step = Step(f"undo:{name}", undo, {"of": key})
+            acted = await self._effects.act(await self._runs.owned(run_id, epoch), step)
+            if acted.receipt is not None:
+                undone.append(name)
+        return undone
+
     async def _ask(self, method: str, *args: Any) -> Any:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
         timeout = self._section.connector_timeout_s
         try:
-            handle = self._handle(self._names.connector)
-            return await asyncio.wait_for(getattr(handle, method).remote(*args), timeout)
+            if self._connector is None:
+                self._connector = actor(self._connector_name)
+            return await asyncio.wait_for(getattr(self._connector, method).remote(*args), timeout)
         except (RayActorError, GetTimeoutError) as error:
             raise Unavailable("connector", type(error).__name__) from error
         except TimeoutError:
             raise DeadlineExceeded(f"connector {method}", timeout) from None
 
-    def _handle(self, name: str) -> Any:
-        # A restarted actor keeps its handle; asking Ray for it each time would block the loop.
-        if name not in self._handles:
-            self._handles[name] = actor(name)
-        return self._handles[name]
 
-    async def _state(self, run_id: str) -> RunState:
-        known = self._states.get(run_id) or self._finished.get(run_id)
-        if known is None:
-            known = fold(run_id, await self._commits.do(self._journal.read, run_id))
-            self._keep(known)
-        return known
-
-    def _keep(self, state: RunState) -> None:
-        if state.ended is None:
-            self._states[state.run_id] = state
-            return
-        self._states.pop(state.run_id, None)
-        self._finished[state.run_id] = state
-        if len(self._finished) > _KEPT_FINISHED:
-            self._finished.popitem(last=False)
-
-    async def _agent(self, state: RunState) -> AgentState:
-        key = f"{state.input.get('tenant')}/{state.agent}"
-        if key not in self._agents:
-            self._agents[key] = await self.agent(str(state.input.get("tenant")), state.agent)
-            if len(self._agents) > _KEPT_AGENTS:
-                self._agents.popitem(last=False)
-        return self._agents[key]
-
-    async def _append(self, run_id: str, epoch: int, payloads: list[Any]) -> RunState:
-        await self._state(run_id)
-        events = await self._commits.do(self._journal.append, run_id, epoch, payloads)
-        # Again: a turn that timed out may have added to its run while this was being written.
-        state = await self._state(run_id)
-        for event in events:
-            if event.seq == state.seq + 1:
-                state = apply(state, event)
-        self._keep(state)
-        if state.ended is not None:
-            await self._ended(state)
-        return state
-
-    async def _ended(self, state: RunState) -> None:
-        key = f"{state.input.get('tenant')}/{state.agent}"
-        if key in self._agents:
-            self._agents[key] = self._agents[key].after(state)
-        async with self._changed:
-            self._ends += 1
-            self._changed.notify_all()
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), max(0.0, seconds))
+    except TimeoutError:
+        return False
+    return True

@@ -1,11 +1,13 @@
 """PURE: what events add up to. The same fold builds a live state and a recovered one."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, reduce
+from typing import Any, Literal, TypeVar
 
 from agents.events import (
+    CancelAsked,
     EffectDone,
     EffectFailed,
     EffectParked,
@@ -15,17 +17,27 @@ from agents.events import (
     PhaseDone,
     RunClaimed,
     RunEnded,
+    RunOptions,
+    RunPaused,
+    RunResumed,
     RunStarted,
+    SignalSent,
     StepDecided,
     TurnFailed,
+    WaitBegun,
+    WaitEnded,
 )
 
 T = TypeVar("T")
+Status = Literal["open", "waiting", "parked", "paused", "ended"]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """One run: what it was asked, which phases and effects are done, how it ended."""
+    """One run: what it was asked, which phases, effects and waits are done, how it ended.
+
+    `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
+    sent and not yet taken."""
 
     run_id: str
     seq: int = 0
@@ -40,19 +52,51 @@ class RunState:
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusals: dict[str, EffectFailed] = field(default_factory=dict)
     parked: dict[str, EffectParked] = field(default_factory=dict)
+    options: RunOptions = field(default_factory=RunOptions)
+    waiting: WaitBegun | None = None
+    waited: dict[str, Any] = field(default_factory=dict)
+    signals: tuple[SignalSent, ...] = ()
+    paused: bool = False
+    cancelled: CancelAsked | None = None
     failures: int = 0
     started_at: float = 0.0
     claimed_at: float | None = None
     ended_at: float | None = None
     ended: RunEnded | None = None
 
+    @property
+    def tenant(self) -> str:
+        """Whose run it is."""
+        return str(self.input.get("tenant", ""))
+
+    @property
+    def status(self) -> Status:
+        """Where it stands: `open` runs are queued or being worked on."""
+        if self.ended is not None:
+            return "ended"
+        if self.paused:
+            return "paused"
+        if self.parked:
+            return "parked"
+        # A cancelled run waits for nothing any more.
+        return "waiting" if self.waiting is not None and self.cancelled is None else "open"
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When time alone changes it: the end of its wait, or its deadline."""
+        times = [self.options.deadline_at, self.waiting.until if self.waiting else None]
+        return min((t for t in times if t is not None), default=None)
+
 
 def apply(state: RunState, event: Event) -> RunState:
     """`state` after `event`. Unknown kinds can't occur: `events.parse` refuses them."""
     state = replace(state, seq=event.seq)
     match event.payload:
-        case RunStarted(workflow=workflow, agent=agent, input=given):
-            return replace(state, workflow=workflow, agent=agent, input=given, started_at=event.at)
+        case RunStarted(workflow=workflow, agent=agent, input=given, options=options):
+            return replace(
+                state, workflow=workflow, agent=agent, input=given, options=options,
+                started_at=event.at,
+            )  # fmt: skip
         case RunClaimed(epoch=epoch):
             return replace(state, epoch=epoch, claimed_at=state.claimed_at or event.at)
         case PhaseDone(phase=phase, result=result, seconds=seconds):
@@ -65,8 +109,32 @@ def apply(state: RunState, event: Event) -> RunState:
             return replace(state, failures=state.failures + 1)
         case RunEnded() as ended:
             return replace(state, ended=ended, ended_at=event.at)
+        case WaitBegun() | WaitEnded() | SignalSent() as payload:
+            return _with_wait(state, payload)
+        case RunPaused():
+            return replace(state, paused=True)
+        case RunResumed():
+            return replace(state, paused=False)
+        case CancelAsked() as cancelled:
+            return replace(state, cancelled=cancelled, paused=False)
         case payload:
             return _with_effect(state, payload)
+
+
+def _with_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> RunState:
+    match payload:
+        case WaitBegun() as begun:
+            return replace(state, waiting=begun)
+        case SignalSent() as sent:
+            return replace(state, signals=(*state.signals, sent))
+    taken = state.waiting.signal if state.waiting is not None and payload.value is not None else ""
+    first = next((s for s in state.signals if taken and s.name == taken), None)
+    return replace(
+        state,
+        waiting=None,
+        waited={**state.waited, payload.step: payload.value},
+        signals=tuple(s for s in state.signals if s is not first),
+    )
 
 
 def _with_effect(state: RunState, payload: Any) -> RunState:
@@ -115,6 +183,8 @@ class Turn:
     decision: str
     reason: str
     refunded_cents: int
+    message: str = ""
+    reply: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,13 +194,31 @@ class AgentState:
     agent: str
     turns: tuple[Turn, ...] = ()
 
+    @cached_property
+    def _run_ids(self) -> frozenset[str]:
+        return frozenset(t.run_id for t in self.turns)
+
+    def knows(self, run_id: str) -> bool:
+        """Whether this run is part of it."""
+        return run_id in self._run_ids
+
+    def as_json(self) -> str:
+        """For a snapshot."""
+        return json.dumps({"agent": self.agent, "turns": [asdict(t) for t in self.turns]})
+
+    @staticmethod
+    def from_json(text: str) -> "AgentState":
+        """What `as_json` gave."""
+        found = json.loads(text)
+        return AgentState(found["agent"], tuple(Turn(**t) for t in found["turns"]))
+
     @property
     def refunded_cents(self) -> int:
         return sum(t.refunded_cents for t in self.turns)
 
     def after(self, run: RunState) -> "AgentState":
         """This state with `run` added; unchanged while the run is open or already counted."""
-        if run.ended is None or any(t.run_id == run.run_id for t in self.turns):
+        if run.ended is None or self.knows(run.run_id):
             return self
         refunds = [
             r.get("amount_cents", 0) for r in run.receipts.values() if r.get("kind") == "refund"
@@ -142,6 +230,8 @@ class AgentState:
             decision=run.ended.decision,
             reason=run.ended.reason,
             refunded_cents=sum(int(r) for r in refunds),
+            message=str(run.input.get("message", "")),
+            reply=str(run.ended.result.get("text", "")),
         )
         turns = sorted((*self.turns, turn), key=lambda t: (t.ended_at, t.run_id))
         return replace(self, turns=tuple(turns))

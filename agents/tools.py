@@ -16,13 +16,15 @@ ESCALATION_REASONS: Final = ("needs_person", "out_of_scope", "missing_informatio
 @dataclass(frozen=True)
 class Tool:
     """`parameters` in call order; `terminal` tools end a plan. Without `lookup` the connector can't
-    tell by an effect's key whether it was done: one that was broken off waits for a person."""
+    tell by an effect's key whether it was done: one that was broken off waits for a person. `undo`
+    is the tool that takes an effect back, by its key as `of`."""
 
     name: str
     parameters: tuple[str, ...]
     effect: Effect
     terminal: bool = False
     lookup: bool = True
+    undo: str = ""
 
     @property
     def form(self) -> str:
@@ -43,14 +45,18 @@ LOOKUP_ACCOUNT: Final = Tool("lookup_account", (), "read")
 LOOKUP_ORDER: Final = Tool("lookup_order", ("order",), "read")
 REFUND: Final = Tool("refund", ("order", "amount"), "write")
 REPLY: Final = Tool("reply", (), "write", terminal=True)
-ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True)
-ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True)
+ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw")
+ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")
+WITHDRAW: Final = Tool("withdraw", ("of",), "write")
 
 WHOLE_TOTAL: Final = "total"
 
 TOOLS: Final = {
-    t.name: t for t in (READ_TICKET, LOOKUP_ACCOUNT, LOOKUP_ORDER, REFUND, REPLY, ESCALATE, ASSIGN)
-}
+    t.name: t
+    for t in (
+        READ_TICKET, LOOKUP_ACCOUNT, LOOKUP_ORDER, REFUND, REPLY, ESCALATE, ASSIGN, WITHDRAW,
+    )
+}  # fmt: skip
 
 
 def support_offers(orders: Sequence[str], amounts: Sequence[str]) -> list[Offer]:

@@ -21,13 +21,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agents.chat import Chat, Completion
+from agents.control import GIVE_UP
 from agents.corrections import as_draft
-from agents.events import PhaseDone, RunEnded
+from agents.events import PhaseDone, RunEnded, WaitBegun
 from agents.journal import Journal
 from agents.policy import Decision
 from agents.references import references_in
 from agents.state import AgentState, RunState, fold
-from agents.turn import Acted, Turn
+from agents.turn import Acted, Child, Turn
+from agents.waits import Came
 from agents.workflows.prompts import Message
 from cluster.errors import Conflict, MainspringError, NotFound
 from cluster.ids import SystemClock
@@ -77,8 +79,7 @@ async def transcribe(
     NotFound when there is no such run, Conflict when it has not ended, DataError when its hash
     chain, or that of an earlier run which the agent knew of, is broken.
     """
-    journal.verify(run_id)
-    events = journal.read(run_id)
+    events = journal.verified(run_id)
     run = fold(run_id, events)
     if run.ended is None:
         raise Conflict(f"run {run_id}", "it has not ended")
@@ -87,11 +88,11 @@ async def transcribe(
         for e in events
         if isinstance(e.payload, PhaseDone) and "usage" in e.payload.result
     ]
-    if not asked:
-        return Transcript(run, events[-1].hash, left_out=(NOT_ASKED,))
-    if correction and DRAFT not in run.phases:
-        return Transcript(run, events[-1].hash, left_out=(NO_DRAFT,))
     found: list[Sample | str] = []
+    if not asked:
+        found.append(NOT_ASKED)
+    elif correction and DRAFT not in run.phases:
+        asked, found = [], [NO_DRAFT]
     for at, done in asked:
         agent = _agent_before(journal, run, at)
         if agent is None:
@@ -217,6 +218,14 @@ class _Played:
             elif isinstance(payload, RunEnded):
                 self._end(payload)
 
+    async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
+        raise NotFound("wait", wait.step)
+
+    async def spawn(
+        self, run_id: str, epoch: int, step: str, children: Sequence[Child]
+    ) -> list[str]:
+        raise NotFound("step", step)
+
     def _end(self, now: RunEnded) -> None:
         then = self.replay.run.ended
         if then is None or now.decision != then.decision:
@@ -253,11 +262,10 @@ def _agent_before(journal: Journal, run: RunState, at: float) -> AgentState | No
     the agent's turns, and the agent may have known of it or not."""
     state = AgentState(run.agent)
     for row in journal.runs(str(run.input.get("tenant", "")), "ended", run.agent):
-        earlier = fold(row.run_id, journal.read(row.run_id))
+        earlier = fold(row.run_id, journal.verified(row.run_id))
         if earlier.ended_at is None or earlier.ended_at >= at:
             continue
-        journal.verify(row.run_id)
-        if "give-up" in earlier.decisions:
+        if GIVE_UP in earlier.decisions:
             return None
         state = state.after(earlier)
     return state

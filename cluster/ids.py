@@ -26,6 +26,11 @@ class SystemClock:
         return time.monotonic()
 
 
+def jittered(seconds: float) -> float:
+    """Half of `seconds` to all of it, so that those who wait together do not come together."""
+    return seconds * (0.5 + secrets.randbelow(1001) / 2000)
+
+
 class SystemIds:
     """Ids of 44 bits of milliseconds and 48 random bits, in hex behind the kind."""
 

@@ -138,6 +138,10 @@ class AgentsSection(Section):
     policy: str = Field("support.cedar", description="file below infra/policy, or a path")
     hosts: int = Field(1, ge=1)
     concurrency: int = Field(8, ge=1, description="runs worked on at once by one host")
+    interactive_slots: int = Field(
+        2, ge=0, description="of all slots, how many background runs never take"
+    )
+    idle_s: float = Field(300.0, gt=0, description="an agent idle so long is put to sleep")
     max_open_runs: int = Field(10_000, ge=1, description="more are refused with 429")
     turn_timeout_s: float = Field(60.0, gt=0)
     connector_timeout_s: float = Field(10.0, gt=0)

@@ -5,7 +5,8 @@ Both work on the journal's own database, whether the stack is running or not.
 
 import contextlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agents.control import cancel, fork, pause, resolve, resume, retry, signal
 from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
-from agents.resolution import resolve
 from agents.state import RunState, fold
 from agents.timeline import timeline
 from cluster.errors import InvalidInput, NotFound
@@ -24,7 +25,10 @@ from serve.drawing import drawn
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
+RUN = typer.Argument(..., help="The id of a run.")
+BY = typer.Option(..., help="Who says so.")
 _TAKE_UP_S = 30.0
+_FOLLOW_S = 0.3
 TENANT = typer.Option(None, "--tenant", help="Whose runs; default: the profile's tenant.")
 
 
@@ -33,7 +37,10 @@ runs = typer.Typer(no_args_is_help=True, help="What became of the agents' runs."
 
 @runs.command("list")
 def runs_list(
-    decision: str | None = typer.Option(None, help="Only runs that ended so, as replied."),
+    decision: str | None = typer.Option(
+        None,
+        help="Only runs that ended so, as replied, or stand so: open, waiting, paused, parked.",
+    ),
     limit: int = typer.Option(20, min=1, help="At most so many, the newest."),
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
@@ -48,45 +55,140 @@ def runs_list(
 
 
 @runs.command("show")
-def runs_show(
-    run: str = typer.Argument(..., help="The id of a run."),
-    tenant: str | None = TENANT,
-    profile: str | None = PROFILE,
-) -> None:
+def runs_show(run: str = RUN, tenant: str | None = TENANT, profile: str | None = PROFILE) -> None:
     """Draw a run as a timeline: waits, phases, effects, retries, and what it cost."""
     settings = load(profile)
     with opened(settings) as journal:
-        links = journal.verify(run)
-        events = journal.read(run)
+        events = journal.verified(run)
         _require_own(fold(run, events), tenant or settings.tenant)
     console.print(drawn(timeline(events), console.width))
-    console.print(f"{links} events, hash chain whole")
+    console.print(f"{len(events)} events, hash chain whole")
+
+
+@runs.command("follow")
+def runs_follow(
+    run: str = RUN,
+    after: int = typer.Option(0, min=0, help="Begin behind this event's number."),
+    timeout: float = typer.Option(3600.0, min=0.0, help="Stop looking after so many seconds."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Print a run's events as they come, until it ends. Exit status 1 when it has not ended."""
+    settings = load(profile)
+    limit = time.monotonic() + timeout
+    with opened(settings) as journal:
+        _own(journal, run, tenant or settings.tenant)
+        while True:
+            for event in journal.read(run, after):
+                after = event.seq
+                told = event.payload.model_dump(exclude={"kind"}, exclude_defaults=True)
+                line = f"{event.seq:>5}  {event.payload.kind:<15} {json.dumps(told, default=str)}"
+                console.print(line[: max(80, console.width)], markup=False)
+            if journal.row(run).status == "ended" and not journal.read(run, after):
+                return
+            if time.monotonic() > limit:
+                raise typer.Exit(1)
+            time.sleep(_FOLLOW_S)
+
+
+@runs.command("signal")
+def runs_signal(
+    run: str = RUN,
+    name: str = typer.Argument(..., help="Which signal, as the workflow waits for it."),
+    value: str = typer.Option("{}", help="A JSON object that goes with it."),
+    by: str = BY,
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Tell a run something that it waits for, or will."""
+    given = _object("value", value)
+    _do(run, tenant, profile, lambda journal: signal(journal, run, name, given, by))
+    console.print(f"{run}: told {name}", markup=False)
+
+
+@runs.command("pause")
+def runs_pause(
+    run: str = RUN,
+    by: str = BY,
+    reason: str = typer.Option("", help="Why; kept in the journal."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Let nobody work on a run until it is resumed."""
+    _do(run, tenant, profile, lambda journal: pause(journal, run, by, reason))
+    console.print(f"{run}: paused", markup=False)
+
+
+@runs.command("resume")
+def runs_resume(
+    run: str = RUN, by: str = BY, tenant: str | None = TENANT, profile: str | None = PROFILE
+) -> None:
+    """Let a paused run go on."""
+    _do(run, tenant, profile, lambda journal: resume(journal, run, by))
+    console.print(f"{run}: resumed", markup=False)
+
+
+@runs.command("cancel")
+def runs_cancel(
+    run: str = RUN,
+    by: str = BY,
+    reason: str = typer.Option("", help="Why; kept in the journal."),
+    undo: bool = typer.Option(False, "--undo", help="Take back what it did, where a tool can."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """End a run without going on with it."""
+    _do(run, tenant, profile, lambda journal: cancel(journal, run, by, reason, undo))
+    console.print(f"{run}: to be cancelled", markup=False)
+
+
+@runs.command("retry")
+def runs_retry(
+    run: str = RUN, by: str = BY, tenant: str | None = TENANT, profile: str | None = PROFILE
+) -> None:
+    """Go on, as a new run, where a failed, cancelled or escalated one failed."""
+    made = _do(run, tenant, profile, lambda journal: retry(journal, run, by))
+    console.print(f"{made} goes on with {run}", markup=False)
+
+
+@runs.command("fork")
+def runs_fork(
+    run: str = RUN,
+    after: int = typer.Option(..., min=1, help="The number of the last event to keep."),
+    key: str = typer.Option("", help="The same key gives the same fork; default: the number."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Go on, as a new run, from an earlier point of a run; what was done by then stays done."""
+    named = f"fork:{run}:{key or after}"
+    made = _do(run, tenant, profile, lambda journal: fork(journal, run, after, named))
+    console.print(f"{made} goes on from event {after} of {run}", markup=False)
 
 
 @runs.command("resolve")
 def runs_resolve(
-    run: str = typer.Argument(..., help="The id of a parked run."),
+    run: str = RUN,
     step: str = typer.Argument(..., help="The step whose effect nobody knows the end of."),
     done: bool = typer.Option(..., "--done/--not-done", help="What you found out."),
-    by: str = typer.Option(..., help="Who says so."),
+    by: str = BY,
     note: str = typer.Option("", help="Why; kept in the journal."),
     receipt: str = typer.Option("{}", help="With --done: JSON of what the workflow reads of it."),
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
     """Say whether a parked effect was done; the run goes on from there."""
-    settings = load(profile)
-    with opened(settings) as journal:
-        _require_own(fold(run, journal.read(run)), tenant or settings.tenant)
-        resolve(journal, run, step, done=done, by=by, note=note, receipt=_object(receipt))
-    _take_up(settings, run)
+    told = _object("receipt", receipt)
+    _do(
+        run, tenant, profile,
+        lambda journal: resolve(journal, run, step, done=done, by=by, note=note, receipt=told),
+    )  # fmt: skip
     console.print(f"{run}: {step} was {'done' if done else 'not done'}, says {by}", markup=False)
 
 
 def feedback(
-    run: str,
+    run: str = RUN,
     verdict: str = typer.Option(..., help="accepted, rejected or corrected."),
-    by: str = typer.Option(..., help="Who says so."),
+    by: str = BY,
     note: str = typer.Option("", help="Why; kept with the verdict, not trained on."),
     text_file: Path | None = typer.Option(
         None, "--text-file", help="With corrected: the reply as it should have been."
@@ -98,8 +200,7 @@ def feedback(
     settings = load(profile)
     text = "" if text_file is None else _read(text_file)
     with opened(settings) as journal:
-        state = fold(run, journal.read(run))
-        _require_own(state, tenant or settings.tenant)
+        state = _own(journal, run, tenant or settings.tenant)
         said = Feedback(cast(Verdict, verdict), by, note, text)
         clean = [_redacted(settings, state, words) for words in (note, text)]
         journal.judge(run, Feedback(said.verdict, by, *clean))
@@ -127,13 +228,26 @@ def opened(settings: Settings) -> Iterator[Journal]:
         journal.close()
 
 
-def _object(text: str) -> dict[str, Any]:
+def _do(
+    run: str, tenant: str | None, profile: str | None, what: Callable[[Journal], str | None]
+) -> str:
+    """Do something to a run of this tenant, and let the stack go on with what came of it: the run
+    itself, or the new one that `what` names."""
+    settings = load(profile)
+    with opened(settings) as journal:
+        _own(journal, run, tenant or settings.tenant)
+        touched = what(journal) or run
+    _take_up(settings, touched)
+    return touched
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidInput("receipt", text, f"a JSON object ({error})") from None
+        raise InvalidInput(name, text, f"a JSON object ({error})") from None
     if not isinstance(value, dict):
-        raise InvalidInput("receipt", text, "a JSON object")
+        raise InvalidInput(name, text, "a JSON object")
     return value
 
 
@@ -150,19 +264,25 @@ def _take_up(settings: Settings, run: str) -> None:
 
         from agents.orchestrator import NAME
 
-        ray.get(actors(NAME).resume.remote(run), timeout=_TAKE_UP_S)
+        ray.get(actors(NAME).look_again.remote(run), timeout=_TAKE_UP_S)
+
+
+def _own(journal: Journal, run: str, tenant: str) -> RunState:
+    state = fold(run, journal.read(run))
+    _require_own(state, tenant)
+    return state
 
 
 def _require_own(state: RunState, tenant: str) -> None:
     # Another tenant's run looks like none at all.
-    if state.input.get("tenant") != tenant:
+    if state.tenant != tenant:
         raise NotFound("run", state.run_id)
 
 
 def _rows(journal: Journal, tenant: str, decision: str | None) -> Iterator[list[str]]:
     for row in reversed(journal.runs(tenant)):
         state = fold(row.run_id, journal.read(row.run_id))
-        ended = state.ended.decision if state.ended else "parked" if state.parked else "open"
+        ended = state.ended.decision if state.ended else state.status
         if decision in {None, ended}:
             judged: list[Any] = journal.judgements(row.run_id)
             verdict = judged[-1].feedback.verdict if judged else "-"

@@ -8,11 +8,20 @@ from typing import Any
 
 from agents.chat import Completion
 from agents.connector import Connector
-from agents.events import EffectDone, EffectFailed, EffectStarted, Event, RunStarted, StepDecided
+from agents.events import (
+    EffectDone,
+    EffectFailed,
+    EffectStarted,
+    Event,
+    RunStarted,
+    StepDecided,
+    WaitBegun,
+)
 from agents.facts import Thresholds, facts_for
 from agents.policy import Decision, Policy, Request
 from agents.state import AgentState, RunState, apply
-from agents.turn import Acted, Turn
+from agents.turn import Acted, Child, Turn
+from agents.waits import Came
 from agents.workflows.prompts import Message
 from cluster.errors import Conflict, InvalidInput, NotFound, StaleEpoch
 from cluster.settings import INFRA, SupportSection
@@ -184,6 +193,16 @@ class Office:
             return Acted(decision, refusal=(error.code, str(error)))
         await self.append(run_id, epoch, [EffectDone(step=step, key=begun.key, receipt=receipt)])
         return Acted(decision, receipt=receipt)
+
+    async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
+        """Nothing ever comes here."""
+        await self.append(run_id, epoch, [wait])
+        return None
+
+    async def spawn(
+        self, run_id: str, epoch: int, step: str, children: Sequence[Child]
+    ) -> list[str]:
+        return [f"{run_id}/{step}/{i}" for i in range(len(children))]
 
     def turn(self) -> Turn:
         """A turn on the run as it stands now."""

@@ -19,7 +19,6 @@ from ray.exceptions import RayActorError
 
 from agents.events import Event
 from agents.host import AgentHost, Workflow
-from agents.journal import Journal
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import NAME, Names, Orchestrator
 from agents.policy import Policy
@@ -41,13 +40,15 @@ class World:
     """`faults` maps a point's name to the errors to raise there, one a passing. `trace` lists the
     points that were passed."""
 
-    def __init__(self, folder: Path, workflow: Workflow, section: AgentsSection) -> None:
+    def __init__(
+        self, folder: Path, workflow: Workflow, section: AgentsSection, **others: Workflow
+    ) -> None:
         self.faults: dict[str, list[BaseException]] = {}
         self.trace: list[str] = []
         self.dead = False
         self.hosts = 0
         self._folder = folder
-        self._workflow = workflow
+        self._workflows = {"support": workflow, **others}
         self._section = section
         self._actors: dict[str, Any] = {}
         asyncio.get_running_loop().set_exception_handler(_quiet_crashes)
@@ -57,9 +58,9 @@ class World:
         """A new life on the same files."""
         self.dead = False
         self.connector = connector(self._folder)
-        self.journal = SqlJournal("sqlite:///journal.db", self._folder, SystemClock(), SystemIds())
+        self.journal = PointedJournal(self, self._folder)
         self.orchestrator = Orchestrator(
-            lambda: PointedJournal(self.journal, self),
+            lambda: self.journal,
             lambda: Policy.load(POLICY),
             self._section,
             THRESHOLDS,
@@ -71,7 +72,7 @@ class World:
         """What `cluster.session.actor` gives; a host is started when it is first asked for."""
         if name.startswith("host") and name not in self._actors:
             self.hosts += 1
-            self._actors[name] = AgentHost(lambda: {"support": self._workflow})
+            self._actors[name] = AgentHost(lambda: self._workflows)
         return Handle(self, name)
 
     def target(self, name: str) -> Any:
@@ -112,42 +113,35 @@ class World:
     async def stop(self) -> None:
         """End this life: no task of it runs on."""
         self.dead = True
-        orchestrator = self.orchestrator
-        tasks = [orchestrator._dispatcher, *orchestrator._driving.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        orchestrator._commits.close()
+        await self.orchestrator.close()
         self.journal.close()
         self.connector._desk.close()
 
 
-class PointedJournal:
+class PointedJournal(SqlJournal):
     """A journal whose writes are points of the world."""
 
-    def __init__(self, inner: Journal, world: World) -> None:
-        self._inner = inner
+    def __init__(self, world: World, folder: Path) -> None:
+        super().__init__("sqlite:///journal.db", folder, SystemClock(), SystemIds())
         self._world = world
         self._done: list[str] = []
 
     def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
         self._done.clear()
-        results = self._inner.together(work)
+        results = super().together(work)
         for point in self._done:
             self._world.point(point)
         return results
 
-    def create(
-        self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any]
-    ) -> tuple[str, bool]:
+    def create(self, *args: Any) -> tuple[str, bool]:
         self._world.point("before create")
-        created = self._inner.create(tenant, key, workflow, agent, given)
+        created = super().create(*args)
         self._done.append("after create")
         return created
 
     def claim(self, run_id: str, reason: str) -> int:
         self._world.point("before claim")
-        epoch = self._inner.claim(run_id, reason)
+        epoch = super().claim(run_id, reason)
         self._done.append("after claim")
         return epoch
 
@@ -156,12 +150,9 @@ class PointedJournal:
     ) -> list[Event]:
         what = "+".join(_label(p) for p in payloads)
         self._world.point(f"before append {what}")
-        events = self._inner.append(run_id, epoch, payloads, after)
+        events = super().append(run_id, epoch, payloads, after)
         self._done.append(f"after append {what}")
         return events
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 class Handle:
@@ -229,8 +220,8 @@ def _crossed(value: Any) -> Any:
 
 def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """Let orchestrator and host find each other in `world`, and retry without waiting."""
-    monkeypatch.setattr("agents.orchestrator.actor", world.actor)
-    monkeypatch.setattr("agents.host.actor", world.actor)
-    monkeypatch.setattr("agents.orchestrator._BACKOFF_S", 0.001)
-    monkeypatch.setattr("agents.orchestrator._MAX_BACKOFF_S", 0.01)
+    for module in ("orchestrator", "placement", "host"):
+        monkeypatch.setattr(f"agents.{module}.actor", world.actor)
+    monkeypatch.setattr("agents.driver._BACKOFF_S", 0.001)
+    monkeypatch.setattr("agents.driver._MAX_BACKOFF_S", 0.01)
     monkeypatch.setattr("ray.cancel", lambda *_args, **_options: None)

@@ -12,7 +12,6 @@ from sqlalchemy import create_engine, text
 from agents.events import PhaseDone, RunClaimed, RunEnded, RunStarted, TurnFailed
 from agents.journal import Feedback, Judgement
 from agents.journal_sql import MIGRATIONS, SqlJournal
-from agents.recovery import open_runs
 from agents.state import fold
 from cluster.database import Database
 from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
@@ -228,7 +227,7 @@ def test_runs_are_listed_by_tenant_status_and_agent_oldest_first(
     assert [r.run_id for r in journal.runs(tenant="t")] == runs[:2]
     assert [r.run_id for r in journal.runs("t", "ended", "a")] == runs[:1]
     assert journal.runs("t", "open", "a") == []
-    assert open_runs(journal) == runs[1:]
+    assert [r.run_id for r in journal.open_runs()] == runs[1:]
 
 
 def test_what_was_written_is_there_for_the_next_process(

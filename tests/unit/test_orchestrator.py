@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from agents.effects import effect_key
-from agents.events import PhaseDone, RunEnded, StepDecided, TurnFailed
-from agents.orchestrator import MAX_FAILURES, MAX_LOSSES
+from agents.driver import MAX_LOSSES
+from agents.effects import Step
+from agents.events import PhaseDone, RunEnded, RunOptions, StepDecided, TurnFailed
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
@@ -35,6 +35,7 @@ from tests.fakes import (
 from tests.traced import REFUND_DRAFT, REFUND_PLAN, TICKET
 from tests.world import Crash, HostLost, World, connect
 
+ATTEMPTS = RunOptions().attempts
 EFFECTS = {
     "read": "read_ticket", "1:lookup_order": "lookup_order", "2:order-of-refund": "lookup_order",
     "2:refund": "refund", "reply": "reply",
@@ -183,7 +184,7 @@ async def test_after_the_journal_was_away_at_any_point_all_is_done_once(
     for away in (point, "before append turn_failed"):
         world.faults[away] = [Unavailable("database", "down")]
     (state,) = await world.ended(await world.submit("k", TICKET))
-    await world.until(lambda: world.orchestrator._driving == {})
+    await world.until(lambda: not world.orchestrator._driver.busy)
     _assert_replied_once(world, state.run_id, state)
 
 
@@ -261,18 +262,19 @@ async def test_a_turn_that_takes_too_long_is_broken_off_and_counts_as_failed(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "attempts"),
     [
-        (Unavailable("memory", "down"), "unavailable"),
-        (InvalidInput("plan", 1, "2"), "invalid_value"),
-        (Conflict("memory", "a record is another one"), "conflict"),
-        (ZeroDivisionError("by zero"), "internal_error"),
-        (None, "unavailable"),
+        (Unavailable("memory", "down"), "unavailable", ATTEMPTS),
+        # What would be answered the same again is not asked again.
+        (InvalidInput("plan", 1, "2"), "invalid_value", 1),
+        (Conflict("memory", "a record is another one"), "conflict", 1),
+        (ZeroDivisionError("by zero"), "internal_error", ATTEMPTS),
+        (None, "unavailable", ATTEMPTS),
     ],
     ids=["unavailable", "invalid", "conflict", "bug", "no outcome"],
 )
-async def test_three_failed_turns_hand_the_run_to_a_person(
-    worlds: Worlds, error: Exception | None, code: str
+async def test_failed_turns_hand_the_run_to_a_person(
+    worlds: Worlds, error: Exception | None, code: str, attempts: int
 ) -> None:
     async def work(turn: Turn) -> None:
         if error is not None:
@@ -282,10 +284,10 @@ async def test_three_failed_turns_hand_the_run_to_a_person(
     run_id = await world.submit("k", TICKET)
     (state,) = await world.ended(run_id)
     assert state.ended is not None
-    assert (state.ended.decision, state.failures) == ("escalated", MAX_FAILURES)
+    assert (state.ended.decision, state.failures) == ("escalated", attempts)
     assert state.ended.reason.startswith("failed turns")
     failed = [e.payload for e in world.journal.read(run_id) if isinstance(e.payload, TurnFailed)]
-    assert [f.code for f in failed] == [code] * MAX_FAILURES
+    assert [f.code for f in failed] == [code] * attempts
     assert world.connector.counts()["escalations"] == 1
 
 
@@ -321,8 +323,8 @@ async def test_a_run_that_kills_every_host_is_given_to_a_person(worlds: Worlds) 
     (state,) = await world.ended(run_id)
     assert state.ended is not None
     assert "host lost" in state.ended.reason
-    assert (state.ended.decision, state.failures) == ("escalated", MAX_FAILURES)
-    assert state.epoch == MAX_LOSSES + MAX_FAILURES
+    assert (state.ended.decision, state.failures) == ("escalated", ATTEMPTS)
+    assert state.epoch == MAX_LOSSES + ATTEMPTS
 
 
 async def test_more_open_runs_than_the_limit_are_refused_and_later_taken(worlds: Worlds) -> None:
@@ -340,7 +342,7 @@ async def test_more_open_runs_than_the_limit_are_refused_and_later_taken(worlds:
     assert caught.value.retry_after_s
     gate.set()
     await world.ended(*first)
-    await world.until(lambda: world.orchestrator._driving == {})
+    await world.until(lambda: not world.orchestrator._driver.busy)
     await world.ended(await world.submit("2", TICKET))
     assert len(world.journal.runs(status="ended")) == 3
 
@@ -498,13 +500,17 @@ async def test_an_unknown_workflow_is_given_to_a_person(worlds: Worlds) -> None:
     assert "'juggling'" in state.ended.reason
 
 
+def _key(run: str, *step: Any) -> str:
+    return Step(*step).key(run)
+
+
 def test_an_effects_key_is_that_of_its_call_and_of_no_other() -> None:
-    key = effect_key("r", "1", "refund", {"order": "LO-1", "amount_cents": 5})
-    assert key == effect_key("r", "1", "refund", {"amount_cents": 5, "order": "LO-1"})
+    key = _key("r", "1", "refund", {"order": "LO-1", "amount_cents": 5})
+    assert key == _key("r", "1", "refund", {"amount_cents": 5, "order": "LO-1"})
     others = [
-        effect_key("r2", "1", "refund", {"order": "LO-1", "amount_cents": 5}),
-        effect_key("r", "2", "refund", {"order": "LO-1", "amount_cents": 5}),
-        effect_key("r", "1", "reply", {"order": "LO-1", "amount_cents": 5}),
-        effect_key("r", "1", "refund", {"order": "LO-1", "amount_cents": 6}),
+        _key("r2", "1", "refund", {"order": "LO-1", "amount_cents": 5}),
+        _key("r", "2", "refund", {"order": "LO-1", "amount_cents": 5}),
+        _key("r", "1", "reply", {"order": "LO-1", "amount_cents": 5}),
+        _key("r", "1", "refund", {"order": "LO-1", "amount_cents": 6}),
     ]
     assert len({key, *others}) == 5

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from agents.control import resolve
 from agents.events import EffectParked, EffectResolved
 from agents.journal_sql import SqlJournal
-from agents.resolution import resolve
 from agents.state import RunState, fold
 from agents.timeline import timeline
 from agents.tools import TOOLS
@@ -44,7 +44,7 @@ async def parked(world: World, point: str) -> str:
     await world.stop()
     world.start()
     await world.until(lambda: STEP in state(world, run).parked)
-    await world.until(lambda: not world.orchestrator._driving)
+    await world.until(lambda: not world.orchestrator._driver.busy)
     return run
 
 
@@ -57,7 +57,7 @@ def refunds(world: World) -> int:
 
 
 async def goes_on(world: World, run: str) -> RunState:
-    await world.orchestrator.resume(run)
+    await world.orchestrator.look_again(run)
     (ended,) = await world.ended(run)
     assert ended.ended is not None and ended.ended.decision == "replied"
     assert world.journal.verify(run) == ended.seq
@@ -92,8 +92,7 @@ async def test_a_parked_run_waits_through_restarts_and_nothing_is_added_to_it(
     for _ in range(2):
         await world.stop()
         world.start()
-        await world.until(lambda: not world.orchestrator._queued)
-        await world.until(lambda: not world.orchestrator._driving)
+        await world.until(lambda: not world.orchestrator._driver.busy)
     assert state(world, run).seq == before
     assert await world.orchestrator.open() == 0
 

@@ -1,0 +1,210 @@
+"""Works on runs until they end, wait, or belong to somebody else: one turn after the other.
+
+A turn that breaks off is tried again after a growing, jittered time; after the run's last attempt
+it is handed over. A lost host is nobody's fault: the run is taken up again elsewhere, within a
+bound. A run that rests between two attempts, or waits, holds no slot.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError
+
+from agents.metrics import Metrics
+from agents.placement import Placement
+from agents.runs import Runs
+from agents.state import RunState
+from agents.turn_queue import Queued, TurnQueue
+from cluster.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EffectUnknown,
+    InvalidInput,
+    MainspringError,
+    NotFound,
+    StaleEpoch,
+    Unavailable,
+)
+from cluster.ids import Clock, jittered
+from cluster.session import own
+from cluster.settings import AgentsSection
+from cluster.telemetry import logger
+
+MAX_LOSSES: Final = 20
+_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 8.0
+
+log = logger("driver")
+
+GiveUp = Callable[[str, str, str, bool], Awaitable[bool]]
+"""Journals a run's broken turn by code and reason; hands it over after the last attempt, which the
+last argument says it was. True when the run is over."""
+Close = Callable[[RunState], Awaitable[None]]
+"""Ends a run that was cancelled."""
+
+
+@dataclass
+class _Trouble:
+    """What a run has met since its last whole turn."""
+
+    delay: float = field(default_factory=lambda: _BACKOFF_S)
+    losses: int = 0
+    reason: str = "queued"
+
+
+class Driver:
+    """`enqueue` lets a run wait for its turn; the rest goes by itself."""
+
+    def __init__(
+        self, runs: Runs, placement: Placement, section: AgentsSection, clock: Clock,
+        metrics: Metrics, give_up: GiveUp, close: Close,
+    ) -> None:  # fmt: skip
+        slots = section.concurrency * section.hosts
+        self.queue = TurnQueue(slots, max(1, slots - section.interactive_slots))
+        self._runs, self._placement, self._section = runs, placement, section
+        self._clock, self._metrics = clock, metrics
+        self._give_up, self._close = give_up, close
+        self._troubles: dict[str, _Trouble] = {}
+        self._resting: dict[str, asyncio.TimerHandle] = {}
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, Queued] = {}
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is being worked on."""
+        return bool(self._working)
+
+    def open(self) -> int:
+        """How many runs wait for a turn, are worked on, or rest before the next attempt."""
+        return len(self.queue) + len(self._resting)
+
+    def enqueue(self, run_id: str, tenant: str, agent: str, priority: Any) -> None:
+        """Let a run wait for its turn. One that is worked on now is looked at again afterwards."""
+        if rest := self._resting.pop(run_id, None):
+            rest.cancel()
+        turn = Queued(run_id, tenant, agent, priority, self._clock.monotonic())
+        if run_id in self._working:
+            self._again[run_id] = turn
+            return
+        self.queue.add(turn)
+        self._begin()
+
+    def enqueue_state(self, state: RunState) -> None:
+        """As `enqueue`."""
+        self.enqueue(state.run_id, state.tenant, state.agent, state.options.priority)
+
+    def break_off(self, run_id: str) -> None:
+        """Stop the turn under way, if there is one; what it has journaled stays."""
+        if task := self._working.get(run_id):
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Stop all turns."""
+        for rest in self._resting.values():
+            rest.cancel()
+        self._resting, self._again = {}, {}
+        tasks = list(self._working.values())
+        self._working = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self) -> None:
+        while turn := self.queue.next():
+            self._metrics.waited(turn.priority, self._clock.monotonic() - turn.since)
+            task = self._loop.create_task(self._turn(turn))
+            self._working[turn.run_id] = task
+            task.add_done_callback(partial(self._done, turn))
+
+    def _done(self, turn: Queued, task: asyncio.Task[None]) -> None:
+        if self._working.pop(turn.run_id, None) is None:
+            return  # stopped
+        self.queue.done(turn.run_id)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("run %s: %s", turn.run_id, error, exc_info=error)
+        if again := self._again.pop(turn.run_id, None):
+            self.enqueue(again.run_id, again.tenant, again.agent, again.priority)
+        self._begin()
+
+    async def _turn(self, turn: Queued) -> None:
+        """One attempt, and what follows from how it went."""
+        began = self._clock.monotonic()
+        again = False
+        try:
+            again = await self._attempt(turn)
+        finally:
+            self._metrics.turn(turn.priority, again, self._clock.monotonic() - began)
+        if again:
+            self._rest(turn)
+        else:
+            self._troubles.pop(turn.run_id, None)
+
+    async def _attempt(self, turn: Queued) -> bool:
+        """Whether the run has to be tried again after a while."""
+        trouble = self._troubles.setdefault(turn.run_id, _Trouble())
+        code, last = "internal_error", False
+        try:
+            state = await self._runs.state(turn.run_id)
+            if state.status != "open":
+                return False
+            if state.cancelled is not None:
+                await self._close(state)
+                return False
+            epoch = await self._runs.claim(turn.run_id, trouble.reason)
+            if epoch > 1:
+                self._metrics.taken_up()
+            await self._work(turn.run_id, epoch)
+            return False
+        except RayActorError as error:
+            trouble.losses += 1
+            code, trouble.reason = "host_lost", f"host lost: {type(error).__name__}"
+        except (StaleEpoch, EffectUnknown):
+            self._runs.forget(turn.run_id)
+            return False
+        except MainspringError as error:
+            code, trouble.reason = error.code, str(own(error))
+            # Asking again would be answered the same.
+            last = isinstance(error, (InvalidInput, NotFound, Conflict))
+        except Exception as error:
+            # The outermost loop: whatever a turn raised is recorded with its run.
+            log.exception("turn of %s failed", turn.run_id)
+            trouble.reason = f"{type(error).__name__}: {error}"
+        if code == "host_lost" and trouble.losses <= MAX_LOSSES:
+            return True
+        return not await self._give_up(turn.run_id, code, trouble.reason, last)
+
+    async def _work(self, run_id: str, epoch: int) -> None:
+        state = await self._runs.state(run_id)
+        timeout = self._section.turn_timeout_s
+        spec = await self._runs.spec(state.tenant, state.agent)
+        host = self._placement.place(state.tenant, state.agent, bool(spec and spec.isolated))
+        call = self._placement.handle(host).work.remote(state, epoch, spec)
+        try:
+            await asyncio.wait_for(call, timeout)
+        except TimeoutError:
+            ray.cancel(call, force=False)
+            raise DeadlineExceeded(f"turn of {run_id}", timeout) from None
+        except asyncio.CancelledError:
+            ray.cancel(call, force=False)
+            raise
+        except RayActorError:
+            self._placement.lost(host)
+            raise
+        if (await self._runs.state(run_id)).status == "open":
+            raise Unavailable(f"turn of {run_id}", "it returned without an outcome")
+
+    def _rest(self, turn: Queued) -> None:
+        """Let it wait for its next turn a while."""
+        trouble = self._troubles[turn.run_id]
+        delay = jittered(trouble.delay)
+        trouble.delay = min(trouble.delay * 2, _MAX_BACKOFF_S)
+        self._resting[turn.run_id] = self._loop.call_later(delay, self._rested, turn)
+
+    def _rested(self, turn: Queued) -> None:
+        del self._resting[turn.run_id]
+        self.enqueue(turn.run_id, turn.tenant, turn.agent, turn.priority)

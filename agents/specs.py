@@ -1,0 +1,53 @@
+"""What somebody asks for: an agent, a schedule. Checked where it comes in."""
+
+import re
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from agents.events import Priority
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AgentSpec(_Spec):
+    """An agent: `workflow` is what it does with a message. `instructions` and `model` are read by
+    the workflow `conversation`. `isolated` gives it an actor, and so a process, of its own."""
+
+    id: str
+    workflow: str
+    instructions: str = Field("", max_length=20_000)
+    model: str = "auto"
+    isolated: bool = False
+    priority: Priority = "interactive"
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+
+    @field_validator("id")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("must be 1 to 128 letters, digits and any of . _ : / -")
+        return value
+
+
+class ScheduleSpec(_Spec):
+    """A run begun whenever `cron` (five fields, in the time zone `zone`) says so."""
+
+    name: str
+    cron: str = Field(max_length=200)
+    workflow: str
+    agent: str
+    input: dict[str, Any] = Field(default_factory=dict)
+    zone: str = "UTC"
+    priority: Priority = "background"
+
+    @field_validator("name", "agent")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError("must be 1 to 128 letters, digits and any of . _ : / -")
+        return value
