@@ -30,6 +30,14 @@ class Completion:
     seconds: float
     truncated: bool = False
 
+    def usage(self) -> dict[str, Any]:
+        """What it took, as a phase's result holds it."""
+        return {
+            "model": self.model, "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens, "cost_usd": self.cost_usd,
+            "seconds": round(self.seconds, 4), "route": self.route,
+        }  # fmt: skip
+
 
 class Chat(Protocol):
     async def complete(

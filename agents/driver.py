@@ -71,6 +71,7 @@ class Driver:
         self._troubles: dict[str, _Trouble] = {}
         self._resting: dict[str, asyncio.TimerHandle] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._keeping = asyncio.get_running_loop().create_task(self._keep_house())
         self._again: dict[str, Queued] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -108,11 +109,19 @@ class Driver:
         for rest in self._resting.values():
             rest.cancel()
         self._resting, self._again = {}, {}
-        tasks = list(self._working.values())
+        tasks = [self._keeping, *self._working.values()]
         self._working = {}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_house(self) -> None:
+        """End the actors of isolated agents that are idle, but none that works."""
+        idle_s = max(self._section.idle_s, self._section.turn_timeout_s)
+        while True:
+            await asyncio.sleep(idle_s / 4)
+            for host in self._placement.retire(idle_s):
+                log.info("put %s to sleep", host)
 
     def _begin(self) -> None:
         while turn := self.queue.next():

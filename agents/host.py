@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+import ray
+
 from agents.events import WaitBegun
 from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.specs import AgentSpec
@@ -20,7 +22,7 @@ from agents.turn import Acted, Child, Suspended, Turn
 from agents.waits import Came
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
-from cluster.session import actor
+from cluster.session import NAMESPACE, actor
 
 Workflow = Callable[[Turn], Awaitable[None]]
 _MAX_AGENTS: Final = 10_000
@@ -65,6 +67,19 @@ class RemoteOffice:
     async def run(self, run_id: str) -> RunState:
         state: RunState = await self._orchestrator.read.remote(run_id)
         return state
+
+
+def start_host(make_workflows: Callable[[], dict[str, Workflow]], idle_s: float, name: str) -> Any:
+    """The host actor of this name; it is started when there is none. It restarts by itself, and no
+    call of it is repeated by Ray: what may be done again is for the orchestrator to know."""
+    return (
+        ray.remote(AgentHost)
+        .options(
+            name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", num_cpus=0,
+            max_restarts=-1, max_task_retries=0, max_concurrency=1000,
+        )
+        .remote(make_workflows, idle_s)
+    )  # fmt: skip
 
 
 class AgentHost:

@@ -123,8 +123,9 @@ class Journal(Protocol):
     def runs(
         self, tenant: str | None = None, status: str | None = None, agent: str | None = None,
         parent: str | None = None,
+        limit: int | None = None,
     ) -> list[RunRow]:  # fmt: skip
-        """Runs by tenant, status, agent and parent, oldest first."""
+        """Runs by tenant, status, agent and parent, oldest first; of many the newest `limit`."""
 
     def open_runs(self) -> list[RunRow]:
         """All runs that have not ended, oldest first."""

@@ -93,6 +93,7 @@ MIGRATIONS = (
 
 _GENESIS: Final = "0" * 64
 _KEPT_HEADS: Final = 20_000
+_ALL: Final = 1 << 31
 # What a run's status is after an event; the others leave it as it is.
 _STATUS: Final = {
     RunClaimed: "open", WaitBegun: "waiting", WaitEnded: "open", EffectParked: "parked",
@@ -276,13 +277,21 @@ class SqlJournal:
         return [_event(run_id, row) for row in rows]
 
     def runs(
-        self, tenant: str | None = None, status: str | None = None, agent: str | None = None,
+        self,
+        tenant: str | None = None,
+        status: str | None = None,
+        agent: str | None = None,
         parent: str | None = None,
-    ) -> list[RunRow]:  # fmt: skip
+        limit: int | None = None,
+    ) -> list[RunRow]:
         wanted = {"tenant": tenant, "status": status, "agent": agent, "parent": parent}
-        given = {k: v for k, v in wanted.items() if v is not None}
+        given: dict[str, Any] = {k: v for k, v in wanted.items() if v is not None}
         where = " AND ".join(f"{name} = :{name}" for name in given) or "1 = 1"
-        return self._listed(f"WHERE {where} ORDER BY created_at, run_id", given)
+        newest = self._listed(
+            f"WHERE {where} ORDER BY created_at DESC, run_id DESC LIMIT :n",
+            {**given, "n": limit or _ALL},
+        )
+        return newest[::-1]
 
     def open_runs(self) -> list[RunRow]:
         return self._listed("WHERE status <> 'ended' ORDER BY created_at, run_id", {})
@@ -355,7 +364,7 @@ class SqlJournal:
     ) -> tuple[_Head, list[Any]]:
         with self._work() as work:
             head = self._read_head(work, run_id)
-            given = {"r": run_id, "after": after, "n": limit or 1 << 31}
+            given = {"r": run_id, "after": after, "n": limit or _ALL}
             return head, list(work.connection.execute(_EVENTS, given).all())
 
     def _judgements(self, connection: Connection, run_id: str) -> list[Judgement]:

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
@@ -27,7 +28,7 @@ from agents.registry import AgentRow, Registry, ScheduleRow
 from agents.runs import Runs
 from agents.schedules import Schedules
 from agents.specs import AgentSpec, ScheduleSpec
-from agents.state import AgentState, RunState
+from agents.state import AgentState, RunState, fold
 from agents.timers import Timers
 from agents.tools import TOOLS
 from agents.turn import Acted, Child
@@ -276,10 +277,23 @@ class Orchestrator:
         """See `agents.registry.Registry.agents`."""
         return await self._runs.commits.do(self._registry.agents, tenant, after, limit)
 
-    async def list_runs(self, tenant: str, status: str | None, agent: str | None) -> list[RunState]:
-        """The states of a tenant's runs, oldest first."""
-        rows = await self._runs.commits.do(self._journal.runs, tenant, status, agent)
-        return [await self._runs.state(row.run_id) for row in rows[-100:]]
+    async def list_runs(
+        self, tenant: str, status: str | None, agent: str | None, limit: int
+    ) -> list[RunState]:
+        """The states of a tenant's newest runs, the newest first."""
+        listed = partial(self._journal.runs, tenant, status, agent, limit=limit)
+        rows = await self._runs.commits.do(listed)
+        return [await self._runs.state(row.run_id) for row in reversed(rows)]
+
+    async def replay(self, tenant: str, agent: str) -> tuple[AgentState, int, bool]:
+        """An agent's state, folded again from its runs' events; how many these are, and whether it
+        is the state that is held. DataError when a run's chain is broken."""
+        state, count = AgentState(agent), 0
+        for row in await self._runs.commits.do(self._journal.runs, tenant, "ended", agent):
+            events = await self._runs.commits.do(self._journal.verified, row.run_id)
+            count += len(events)
+            state = state.after(fold(row.run_id, events))
+        return state, count, state == await self._runs.agent(tenant, agent)
 
     async def message(self, tenant: str, agent: str, key: str, given: dict[str, Any]) -> str:
         """The run that an agent's message becomes; the same key gives the same run. NotFound for
@@ -458,7 +472,7 @@ class Orchestrator:
             await self._effects.resume(await self._runs.owned(state.run_id, epoch), name)
         undone = await self._undo(state.run_id, epoch) if asked.undo else []
         for row in await self._runs.commits.do(
-            self._journal.runs, state.tenant, None, None, state.run_id
+            partial(self._journal.runs, state.tenant, parent=state.run_id)
         ):
             if row.status in {"open", "waiting", "paused"}:
                 await self._control(

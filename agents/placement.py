@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import ray
+
 from cluster.errors import Unavailable
 from cluster.ids import Clock
 from cluster.session import actor
@@ -29,6 +31,7 @@ class Placement:
         self._clock = clock
         self._lost: dict[str, float] = {}
         self._handles: dict[str, Any] = {}
+        self._used: dict[str, float] = {}
 
     def place(self, tenant: str, agent: str, isolated: bool = False) -> str:
         """The name of the host that works this agent now."""
@@ -41,6 +44,7 @@ class Placement:
 
     def handle(self, host: str) -> Any:
         """A host's handle. Unavailable when it is not running."""
+        self._used[host] = self._clock.monotonic()
         # A restarted actor keeps its handle; asking Ray for it each time would block the loop.
         if host not in self._handles:
             self._handles[host] = actor(host) if host in self._hosts else self._spawn(host)
@@ -51,6 +55,14 @@ class Placement:
         self._lost[host] = self._clock.monotonic()
         if host not in self._hosts:
             self._handles.pop(host, None)
+
+    def retire(self, idle_s: float) -> list[str]:
+        """End the actors of isolated agents that had no turn for `idle_s` seconds; their names."""
+        since = self._clock.monotonic() - idle_s
+        idle = [h for h in self._handles if h not in self._hosts and self._used[h] < since]
+        for host in idle:
+            ray.kill(self._handles.pop(host))
+        return idle
 
 
 def own_host(tenant: str, agent: str) -> str:

@@ -1,7 +1,7 @@
 """PURE: what events add up to. The same fold builds a live state and a recovered one."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any, Literal, TypeVar
@@ -166,6 +166,23 @@ def _with_effect(state: RunState, payload: Any) -> RunState:
                 receipts=receipts,
             )
     return state
+
+
+def effect_states(run: RunState) -> dict[str, str]:
+    """Where each step's effect stands: INTENDED (a person is asked), DENIED, APPROVED (not begun),
+    STARTED, DONE, FAILED (refused, nothing was done) or UNKNOWN (a person has to look)."""
+    return {step: _effect_state(run, step) for step in run.decisions}
+
+
+def _effect_state(run: RunState, step: str) -> str:
+    known: dict[str, Collection[str]] = {
+        "DONE": run.receipts, "FAILED": run.refusals, "UNKNOWN": run.parked,
+        "STARTED": run.open_effects,
+    }  # fmt: skip
+    for state, steps in known.items():
+        if step in steps:
+            return state
+    return {"allow": "APPROVED", "deny": "DENIED", "ask": "INTENDED"}[run.decisions[step].answer]
 
 
 def fold(run_id: str, events: Iterable[Event]) -> RunState:

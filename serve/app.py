@@ -22,7 +22,7 @@ from ray import serve as ray_serve
 
 from agents.connector import Connector
 from agents.facts import Thresholds
-from agents.host import AgentHost
+from agents.host import start_host
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.orchestrator import Names, Orchestrator
@@ -37,6 +37,7 @@ from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
 from serve.engines import NODE, Wiring, deploy_engines, failure
 from serve.gateway import gateway_application
+from serve.office import Orchestra
 from serve.registry import serving
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -124,6 +125,8 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         directory=DIRECTORY,
         secret=secret,
         encoder=(ENCODER, ENCODER),
+        office=Orchestra(),
+        tenant=settings.tenant,
     )
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)
@@ -155,10 +158,10 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     ray.remote(Connector).options(name=CONNECTOR, max_concurrency=8, **common).remote(
         data_dir / "desk.db", infra_path("", settings.support.desk)
     )
+    workflows = functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
+    spawn = functools.partial(start_host, workflows, settings.agents.idle_s)
     for name in names(settings).hosts:
-        ray.remote(AgentHost).options(name=name, max_concurrency=1000, **common).remote(
-            functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
-        )
+        spawn(name)
     # Two at once, so that a second swap is refused and does not wait for the first.
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
         settings.models, home.resolve(), wiring
@@ -172,6 +175,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         settings.agents,
         Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
         names(settings),
+        spawn,
     )
 
 

@@ -24,7 +24,10 @@ from serve.directory import LEASE_S, Replica, find_directory
 from serve.metering import Meter
 from serve.problems import INTERNAL, Problem, install, problem_of
 from serve.router import Router
+from serve.routes.agents import AgentRoutes
 from serve.routes.openai import ClientGone, Embed, OpenAIRoutes
+from serve.routes.runs import Office, RunRoutes
+from serve.workplace import WORKFLOWS
 
 log = logger("gateway")
 
@@ -35,6 +38,7 @@ Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLL_S: Final = 0.5
+METRICS_S: Final = 3.0
 READY_FOR_S: Final = 10.0
 OPEN_PATHS: Final = frozenset({"/healthz"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -176,15 +180,17 @@ def build_app(
     meter: Meter,
     *,
     embed: Embed | None = None,
+    office: Office | None = None,
+    tenant: str = "default",
     extra_routes: Sequence[Callable[[], APIRouter]] = (),
     clock: Clock | None = None,
     ids: Ids | None = None,
     names_answers: bool = True,
 ) -> FastAPI:
-    """The gateway as an ASGI app; knows nothing of Ray.
+    """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents.
 
     `names_answers` puts `x-request-id` on every answer; behind Serve that is done already."""
-    clock = clock or SystemClock()
+    clock, ids = clock or SystemClock(), ids or SystemIds()
     app = FastAPI(title="Mainspring", openapi_url=None)
     install(app)
     keys = Keys(section.api_key_sha256)
@@ -192,20 +198,30 @@ def build_app(
         Door,
         keys=keys,
         max_body_bytes=section.max_body_bytes,
-        ids=ids or SystemIds(),
+        ids=ids,
         names_answers=names_answers,
     )
     openai = OpenAIRoutes(catalog, router, meter, clock, section.request_timeout_s, embed)
     app.include_router(openai.routes())
-    for routes in extra_routes:
-        app.include_router(routes())
+    if office is not None:
+        runs = RunRoutes(office, tenant, WORKFLOWS, clock, ids)
+        agents = AgentRoutes(office, runs, tenant, ids, section.request_timeout_s)
+        for routes in (runs, agents):
+            app.include_router(routes.routes())
+    for more in extra_routes:
+        app.include_router(more())
     ready = Readiness(catalog, router, clock)
 
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"})
 
     async def metrics() -> Response:
-        return Response(meter.text(), media_type="text/plain; version=0.0.4")
+        text = meter.text()
+        try:
+            text += await office.ask("metrics", timeout_s=METRICS_S) if office else b""
+        except MainspringError as error:
+            log.warning("metrics without those of the runs: %s", error)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     app.add_api_route("/healthz", healthz, methods=["GET"])
     app.add_api_route("/readyz", ready.answer, methods=["GET"])
@@ -251,10 +267,13 @@ class Gateway:
         directory: str,
         secret: str,
         encoder: tuple[str, str] | None,
+        office: Office | None,
+        tenant: str,
         extra_routes: Sequence[Callable[[], APIRouter]],
     ) -> None:
         self._section, self._catalog, self._secret = section, Catalog(models), secret
         self._directory, self._encoder, self._extra_routes = directory, encoder, extra_routes
+        self._office, self._tenant = office, tenant
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -270,6 +289,8 @@ class Gateway:
             self._router,
             meter,
             embed=embed,
+            office=self._office,
+            tenant=self._tenant,
             extra_routes=self._extra_routes,
             names_answers=False,
         )
@@ -287,12 +308,15 @@ def gateway_application(
     directory: str,
     secret: str,
     encoder: tuple[str, str] | None = None,
+    office: Office | None = None,
+    tenant: str = "default",
     extra_routes: Sequence[Callable[[], APIRouter]] = (),
 ) -> ray_serve.Application:
     """The gateway as a Serve application for the route `/`.
 
-    `encoder` is (deployment, application) of an encoder with `embed(list[str])`; `extra_routes`
-    are called in the replica and must pickle.
+    `encoder` is (deployment, application) of an encoder with `embed(list[str])`; `office` reaches
+    the orchestrator, whose runs are those of `tenant`; `extra_routes` are called in the replica
+    and must pickle.
     """
     deployment = ray_serve.deployment(
         ray_serve.ingress()(Gateway),
@@ -301,7 +325,9 @@ def gateway_application(
         max_ongoing_requests=section.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
     )
-    return deployment.bind(section, models, directory, secret, encoder, tuple(extra_routes))
+    return deployment.bind(
+        section, models, directory, secret, encoder, office, tenant, tuple(extra_routes)
+    )
 
 
 def _encoder(deployment: str, application: str) -> Embed:

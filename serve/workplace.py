@@ -9,12 +9,13 @@ from ray import serve as ray_serve
 from agents.chat import HttpChat
 from agents.host import Workflow
 from agents.turn import Turn
-from agents.workflows import support, triage
+from agents.workflows import conversation, support, triage
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.session import actor
 from cluster.settings import Settings
 from memory.records import Hit, Query
 
+WORKFLOWS = ("support", "triage", "conversation")
 _TIMEOUT_S = 20.0
 
 
@@ -61,8 +62,9 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     tiers = {model.tier: model.id for model in reversed(settings.models)}
     if {"planner", "routine"} - set(tiers):
         raise Unavailable("models", "a planner and a routine model are needed")
+    chat = HttpChat(f"http://127.0.0.1:{settings.gateway.port}/v1", api_key=key)
     parts = support.Parts(
-        chat=HttpChat(f"http://127.0.0.1:{settings.gateway.port}/v1", api_key=key),
+        chat=chat,
         classifier=ServeClassifier(encoder, "support"),
         memory=RemoteMemory(memory, ("policy", "ticket")),
         section=settings.support,
@@ -73,6 +75,9 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     return {
         "support": functools.partial(support.work, parts=parts),
         "triage": _triage(settings, memory, encoder),
+        "conversation": functools.partial(
+            conversation.work, chat=chat, timeout_s=settings.agents.model_timeout_s
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from agents import plan as plans
-from agents.chat import Chat, Completion
+from agents.chat import Chat
 from agents.grounding import check
 from agents.money import cents
 from agents.references import References
@@ -151,7 +151,7 @@ async def _plan(
                 timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-plan-{attempt}",
                 seed=attempt, temperature=0.7 * attempt,
             )  # fmt: skip
-            usage.append(_usage(answer))
+            usage.append(answer.usage())
             try:
                 plan = plans.parse(answer.text, offers).as_json()
             except InvalidInput as error:
@@ -236,7 +236,7 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
                 timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-draft-{attempt}",
                 seed=attempt, temperature=0.4 * attempt,
             )  # fmt: skip
-            usage.append(_usage(answer))
+            usage.append(answer.usage())
             text = answer.text.strip()
             findings = [str(f) for f in check(text, evidence, case.references, SHOP)]
             if answer.truncated:
@@ -302,11 +302,3 @@ def _why(acted: Acted) -> str:
     if acted.refusal is not None:
         return acted.refusal[1]
     return f"{acted.decision.reason} [{acted.decision.rule}]"
-
-
-def _usage(answer: Completion) -> dict[str, Any]:
-    return {
-        "model": answer.model, "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens, "cost_usd": answer.cost_usd,
-        "seconds": round(answer.seconds, 4), "route": answer.route,
-    }  # fmt: skip

@@ -12,7 +12,7 @@ def turn(run: str, tenant: str = "t", agent: str = "", priority: str = "interact
 
 def served(queue: TurnQueue, most: int = 100) -> list[str]:
     """The runs that are begun now, in order."""
-    found = []
+    found: list[str] = []
     while len(found) < most and (began := queue.next()):
         found.append(began.run_id)
     return found
@@ -92,12 +92,12 @@ def test_whatever_comes_each_turn_is_served_once_and_no_limit_is_broken(
     added: list[tuple[int, str, str, str]], random: object
 ) -> None:
     queue = TurnQueue(slots=3, background=2)
-    wanted = {}
+    wanted: dict[str, Queued] = {}
     for number, tenant, agent, priority in added:
         wanted.setdefault(f"r{number}", turn(f"r{number}", tenant, agent, priority))
         queue.add(wanted[f"r{number}"])
     working: list[Queued] = []
-    order = []
+    order: list[str] = []
     while len(order) < len(wanted) or working:
         while began := queue.next():
             working.append(began)

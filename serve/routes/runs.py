@@ -1,0 +1,276 @@
+"""The routes of durable runs and of schedules: begin, look, follow, signal, pause, cancel, retry,
+fork."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, Literal, Protocol
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from agents.events import Event, Priority, RunOptions
+from agents.registry import ScheduleRow
+from agents.specs import NAME, ScheduleSpec
+from agents.state import RunState, effect_states
+from cluster.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
+from cluster.ids import Clock, Ids
+from serve.schemas import parse_body, read
+
+HOLD_S: Final = 15.0
+MAX_STREAM_S: Final = 600.0
+MAX_LISTED: Final = 100
+_RESTART_S: Final = 0.5
+_STATUSES: Final = ("open", "waiting", "parked", "paused", "ended")
+
+
+class Office(Protocol):
+    async def ask(self, method: str, *args: Any, timeout_s: float = ...) -> Any:
+        """See `serve.office.Orchestra.ask`."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RunRequest(_Body):
+    """`POST /v1/runs`. `agent` works it, one run at a time; without one the run has its own."""
+
+    workflow: str
+    input: dict[str, Any] = Field(default_factory=dict)
+    agent: str | None = None
+    priority: Priority = "interactive"
+    deadline_s: float | None = Field(None, gt=0, le=31_536_000)
+    attempts: int = Field(3, ge=1, le=100)
+
+
+class Told(_Body):
+    """Who does something to a run, and why."""
+
+    by: str = "api"
+    reason: str = ""
+
+
+class CancelRequest(Told):
+    undo: bool = False
+
+
+class SignalRequest(_Body):
+    name: str
+    value: dict[str, Any] = Field(default_factory=dict)
+    by: str = "api"
+
+
+class ForkRequest(_Body):
+    """`after` is the number of the last event that the fork keeps."""
+
+    after: int
+
+
+class RunRoutes:
+    """The handlers. All runs are those of `tenant`; `workflows` are the names that there are."""
+
+    def __init__(
+        self, office: Office, tenant: str, workflows: tuple[str, ...], clock: Clock, ids: Ids
+    ) -> None:
+        self._office, self._tenant, self._workflows = office, tenant, workflows
+        self._clock, self._ids = clock, ids
+
+    def routes(self) -> APIRouter:
+        """The routes to include in the app."""
+        routes = APIRouter()
+        add = routes.add_api_route
+        add("/v1/runs", self.begin, methods=["POST"])
+        add("/v1/runs", self.listed, methods=["GET"])
+        add("/v1/runs/{run}", self.one, methods=["GET"])
+        add("/v1/runs/{run}/events", self.events, methods=["GET"])
+        acts: dict[str, Callable[[Request, str], Coroutine[Any, Any, Response]]] = {
+            "signal": self.signal, "pause": self.pause, "resume": self.resume,
+            "cancel": self.cancel, "retry": self.retry, "fork": self.fork,
+        }  # fmt: skip
+        for name, act in acts.items():
+            add(f"/v1/runs/{{run}}/{name}", act, methods=["POST"])
+        add("/v1/schedules", self.schedule, methods=["POST"])
+        add("/v1/schedules", self.schedules, methods=["GET"])
+        add("/v1/schedules/{name}", self.unschedule, methods=["DELETE"])
+        return routes
+
+    async def begin(self, http: Request) -> Response:
+        """POST /v1/runs"""
+        asked = read(RunRequest, parse_body(await http.body()))
+        self.require_workflow(asked.workflow)
+        key = http.headers.get("idempotency-key") or self._ids.new("key")
+        require_named("idempotency-key", key)
+        agent = asked.agent or f"{asked.workflow}/{key}"
+        require_named("agent", agent)
+        deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
+        options = RunOptions(priority=asked.priority, deadline_at=deadline, attempts=asked.attempts)
+        run = await self._office.ask(
+            "submit", self._tenant, key, asked.workflow, agent, asked.input, options
+        )
+        return JSONResponse(
+            run_body(await self._own(run)), status_code=202, headers={"location": f"/v1/runs/{run}"}
+        )
+
+    async def listed(
+        self, status: str | None = None, agent: str | None = None, limit: int = 20
+    ) -> Response:
+        """GET /v1/runs: the newest first"""
+        if status is not None and status not in _STATUSES:
+            raise InvalidInput("status", status, f"one of {list(_STATUSES)}")
+        if not 1 <= limit <= MAX_LISTED:
+            raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
+        states = await self._office.ask("list_runs", self._tenant, status, agent, limit)
+        return JSONResponse({"object": "list", "data": [run_body(s) for s in states]})
+
+    async def one(self, run: str) -> Response:
+        """GET /v1/runs/{run}"""
+        return JSONResponse(run_body(await self._own(run)))
+
+    async def events(self, http: Request, run: str, after: int | None = None) -> Response:
+        """GET /v1/runs/{run}/events: server-sent events behind number `after` or Last-Event-ID"""
+        await self._own(run)
+        last = http.headers.get("last-event-id", "0")
+        if after is None and not last.isdigit():
+            raise InvalidInput("last-event-id", last, "the number of an event")
+        start = int(last) if after is None else after
+        # The first answer comes before the headers do, so that a wrong number is a 400.
+        first = await self._office.ask("events", run, start, 0.0)
+        return stream(self.told(run, start, first))
+
+    async def told(
+        self, run: str, after: int, first: tuple[list[Event], bool] | None = None
+    ) -> AsyncIterator[bytes]:
+        """A run's events as lines of a stream, until it ends or MAX_STREAM_S have passed."""
+        until = self._clock.monotonic() + MAX_STREAM_S
+        while True:
+            try:
+                events, over = first or await self._office.ask(
+                    "events", run, after, HOLD_S, timeout_s=2 * HOLD_S
+                )
+            except (Unavailable, DeadlineExceeded):
+                # A crash is a pause: whoever follows a run follows it over a restart.
+                events, over = [], False
+                await asyncio.sleep(_RESTART_S)
+            first = None
+            for event in events:
+                after = event.seq
+                yield event_lines(event)
+            if over or self._clock.monotonic() > until:
+                return
+            if not events:
+                yield b": waiting\n\n"
+
+    async def signal(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/signal"""
+        told = read(SignalRequest, parse_body(await http.body()))
+        return await self._act(run, "signal", told.name, told.value, told.by)
+
+    async def pause(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/pause"""
+        told = read(Told, await _optional(http))
+        return await self._act(run, "pause", told.by, told.reason)
+
+    async def resume(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/resume"""
+        told = read(Told, await _optional(http))
+        return await self._act(run, "resume", told.by)
+
+    async def cancel(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/cancel"""
+        told = read(CancelRequest, await _optional(http))
+        return await self._act(run, "cancel", told.by, told.reason, told.undo)
+
+    async def retry(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/retry"""
+        told = read(Told, await _optional(http))
+        return await self._act(run, "retry", told.by)
+
+    async def fork(self, http: Request, run: str) -> Response:
+        """POST /v1/runs/{run}/fork"""
+        asked = read(ForkRequest, parse_body(await http.body()))
+        key = http.headers.get("idempotency-key") or self._ids.new("key")
+        return await self._act(run, "fork", asked.after, f"fork:{run}:{key}")
+
+    async def schedule(self, http: Request) -> Response:
+        """POST /v1/schedules"""
+        spec = read(ScheduleSpec, parse_body(await http.body()))
+        self.require_workflow(spec.workflow)
+        row = await self._office.ask("schedule", self._tenant, spec)
+        return JSONResponse(_schedule_body(row), status_code=201)
+
+    async def schedules(self) -> Response:
+        """GET /v1/schedules"""
+        rows = await self._office.ask("schedules", self._tenant)
+        return JSONResponse({"object": "list", "data": [_schedule_body(r) for r in rows]})
+
+    async def unschedule(self, name: str) -> Response:
+        """DELETE /v1/schedules/{name}"""
+        await self._office.ask("unschedule", self._tenant, name)
+        return Response(status_code=204)
+
+    def require_workflow(self, name: str) -> None:
+        """InvalidInput unless there is such a workflow."""
+        if name not in self._workflows:
+            raise InvalidInput("workflow", name, f"one of {list(self._workflows)}")
+
+    async def _act(self, run: str, method: str, *args: Any) -> Response:
+        """Do it; the run as it is then, or the one that was made of it."""
+        await self._own(run)
+        made = await self._office.ask(method, run, *args)
+        touched = await self._own(made or run)
+        return JSONResponse(run_body(touched), status_code=201 if made else 200)
+
+    async def _own(self, run: str) -> RunState:
+        state: RunState = await self._office.ask("read", run)
+        # Another tenant's run looks like none at all.
+        if state.tenant != self._tenant:
+            raise NotFound("run", run)
+        return state
+
+
+def run_body(run: RunState) -> dict[str, Any]:
+    """A run as clients see it; times are seconds since the epoch."""
+    ended = run.ended
+    return {
+        "id": run.run_id, "object": "run", "workflow": run.workflow, "agent": run.agent,
+        "status": run.status, "priority": run.options.priority,
+        "decision": ended.decision if ended else None, "reason": ended.reason if ended else None,
+        "result": ended.result if ended else None,
+        "created_at": run.started_at, "ended_at": run.ended_at,
+        "deadline_at": run.options.deadline_at, "last_event": run.seq, "epoch": run.epoch,
+        "parent": run.options.parent or None, "forked_from": run.options.forked_from or None,
+        "waiting_for": run.waiting.model_dump(exclude={"kind"}) if run.waiting else None,
+        "effects": [
+            {"step": step, "tool": run.decisions[step].tool, "state": state}
+            for step, state in effect_states(run).items()
+        ],
+    }  # fmt: skip
+
+
+def event_lines(event: Event) -> bytes:
+    """An event of the journal as a server-sent event, numbered for a stream to be resumed."""
+    data = event.model_dump_json(exclude={"run_id"})
+    return f"id: {event.seq}\nevent: {event.payload.kind}\ndata: {data}\n\n".encode()
+
+
+def stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
+    """A response of server-sent events."""
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+def require_named(field: str, value: str) -> None:
+    """InvalidInput unless `value` can be a name or a key."""
+    if not NAME.fullmatch(value):
+        raise InvalidInput(field, value, "1 to 128 letters, digits and any of . _ : / -")
+
+
+async def _optional(http: Request) -> dict[str, Any]:
+    body = await http.body()
+    return parse_body(body) if body else {}
+
+
+def _schedule_body(row: ScheduleRow) -> dict[str, Any]:
+    kind: Literal["schedule"] = "schedule"
+    return {"object": kind, **row.spec.model_dump(), "next_at": row.next_at}
