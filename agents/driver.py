@@ -49,11 +49,18 @@ Close = Callable[[RunState], Awaitable[None]]
 
 @dataclass
 class _Trouble:
-    """What a run has met since its last whole turn."""
+    """What a run has met since it last got on: `done` counts what it had done by then."""
 
     delay: float = field(default_factory=lambda: _BACKOFF_S)
     losses: int = 0
     reason: str = "queued"
+    done: int = 0
+
+    def met(self, state: RunState) -> None:
+        """Begin anew when the run has got on since."""
+        done = len(state.phases) + len(state.receipts) + len(state.waited)
+        if done > self.done:
+            self.delay, self.losses, self.done = _BACKOFF_S, 0, done
 
 
 class Driver:
@@ -79,6 +86,9 @@ class Driver:
     def busy(self) -> bool:
         """Whether a turn is being worked on."""
         return bool(self._working)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self.queue or run_id in self._resting
 
     def open(self) -> int:
         """How many runs wait for a turn, are worked on, or rest before the next attempt."""
@@ -161,6 +171,7 @@ class Driver:
             state = await self._runs.state(turn.run_id)
             if state.status != "open":
                 return False
+            trouble.met(state)
             if state.cancelled is not None:
                 await self._close(state)
                 return False

@@ -45,13 +45,14 @@ from cluster.errors import (
     StaleEpoch,
     Unavailable,
 )
-from cluster.ids import SystemClock
+from cluster.ids import Clock, SystemClock
 from cluster.session import actor
 from cluster.settings import AgentsSection
 from cluster.telemetry import logger
 
 NAME: Final = "orchestrator"
 MAX_CHILDREN: Final = 1_000
+RESCAN_S: Final = 5.0
 _MAX_REASON: Final = 2_000
 
 log = logger("orchestrator")
@@ -76,8 +77,9 @@ class Orchestrator:
         thresholds: Thresholds,
         names: Names,
         spawn: Spawn = no_spawn,
+        clock: Clock | None = None,
     ) -> None:
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._journal = make_journal()
         self._registry = Registry(self._journal, self._clock)
         self._policy = policy()
@@ -105,6 +107,7 @@ class Orchestrator:
         self._schedules = Schedules(
             self._registry, self._runs.commits, self._clock, self.submit
         )  # fmt: skip
+        self._rescanning = asyncio.get_running_loop().create_task(self._rescan())
 
     def pid(self) -> int:
         return os.getpid()
@@ -353,6 +356,7 @@ class Orchestrator:
 
     async def close(self) -> None:
         """Stop all that goes on; nothing is written afterwards."""
+        self._rescanning.cancel()
         self._timers.close()
         self._schedules.close()
         for task in self._tasks:
@@ -374,6 +378,21 @@ class Orchestrator:
         for touched in (run_id, *made):
             await self._looked(touched)
         return result
+
+    async def _rescan(self) -> None:
+        """Take up what nobody works on: a run that another owner took and left, or that the command
+        line changed while we could not be told."""
+        while True:
+            await asyncio.sleep(RESCAN_S)
+            try:
+                rows = await self._runs.commits.do(partial(self._journal.runs, status="open"))
+            except MainspringError as error:
+                log.warning("open runs can't be listed: %s", error)
+                continue
+            for row in rows:
+                if row.run_id not in self._driver:
+                    self._runs.forget(row.run_id)
+                    self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
 
     def _moved(self, state: RunState) -> None:
         if state.ended is not None and state.options.parent:

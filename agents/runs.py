@@ -48,6 +48,10 @@ class Runs:
     async def owned(self, run_id: str, epoch: int) -> RunState:
         """A run's state; StaleEpoch when it is not in this epoch."""
         state = await self.state(run_id)
+        if epoch > state.epoch:
+            # Another owner has claimed it since; what is in memory is older than that.
+            self.forget(run_id)
+            state = await self.state(run_id)
         if epoch != state.epoch:
             raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {state.epoch}")
         return state

@@ -10,37 +10,30 @@ Beside it, on the same disk in the same run, the peer writes the result of as la
 import argparse
 import functools
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import ray
 
-from agents.facts import Thresholds
-from agents.host import AgentHost, Workflow
-from agents.journal_sql import SqlJournal
-from agents.orchestrator import NAME, Names, Orchestrator
-from agents.policy import Policy
+from agents.host import Workflow
 from agents.turn import Turn
+from benchmarks import postgres
+from benchmarks.actors import CONNECTOR, LIMIT_S, actors, ended, ray_started, sql_journal
 from benchmarks.report import Figure, write
-from cluster.ids import SystemClock, SystemIds
-from cluster.session import NAMESPACE, actor
-from cluster.settings import AgentsSection, RaySection, infra_path
-from tests import postgres
+from cluster.session import actor
+from cluster.settings import AgentsSection
 
 STEPS_PER_S: Final = 2_000.0
 P50_MS: Final = 2.0
 P99_MS: Final = 10.0
-_LIMIT_S: Final = 600.0
 _RECEIPT: Final = "x" * 1024
-_CONNECTOR: Final = "ledger"
-_HOST: Final = "host-0"
 
 
 class Ledger:
@@ -49,17 +42,20 @@ class Ledger:
     def __init__(self) -> None:
         self._done: dict[str, dict[str, Any]] = {}
 
-    async def call(self, tool: str, key: str, _ticket: str, _args: dict[str, Any]) -> Any:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def call(self, tool: str, key: str, _ticket: str, _args: dict[str, Any]) -> Any:
         """As `agents.connector.Connector.call`."""
         assert key not in self._done, f"{tool} was done twice under {key}"
         self._done[key] = {"kind": tool, "text": _RECEIPT}
         return self._done[key]
 
-    async def lookup(self, key: str) -> dict[str, Any] | None:
+    def lookup(self, key: str) -> dict[str, Any] | None:
         """As `agents.connector.Connector.lookup`."""
         return self._done.get(key)
 
-    async def count(self) -> int:
+    def count(self) -> int:
         """How many effects were done."""
         return len(self._done)
 
@@ -92,7 +88,7 @@ def main() -> int:
         else:
             url = stack.enter_context(postgres.server(sync=True))
             stores["PostgreSQL"] = (url, url.replace("+psycopg", ""))
-        stack.enter_context(_ray())
+        stack.enter_context(ray_started())
         for store, (ours, theirs) in stores.items():
             print(f"{store}: {given.runs} runs of {given.steps} steps", file=sys.stderr)
             figures += _ours(store, ours, folder, given.runs, given.steps)
@@ -116,11 +112,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _ours(store: str, url: str, folder: Path, runs: int, steps: int) -> list[Figure]:
-    with _actors(url, folder, runs) as orchestrator:
+    journal = functools.partial(sql_journal, url, folder)
+    section = AgentsSection(concurrency=runs, interactive_slots=0, turn_timeout_s=LIMIT_S)
+    with actors(journal, Ledger, (), workflows, section) as orchestrator:
         _work(orchestrator, "warm", 1, 20)
         (alone,), _ = _work(orchestrator, "alone", 1, steps * 5)
         states, seconds = _work(orchestrator, "together", runs, steps)
-        done = ray.get(actor(_CONNECTOR).count.remote())
+        done = ray.get(actor(CONNECTOR).count.remote())
     assert done == 20 + steps * 5 + runs * steps, done
     measured = {
         "steps_per_s": sum(len(s) for s in states) / seconds,
@@ -148,61 +146,18 @@ def _work(orchestrator: Any, name: str, runs: int, steps: int) -> tuple[list[lis
             orchestrator.submit.remote("t", f"{name}-{i}", "steps", f"a-{i}", {"steps": steps})
             for i in range(runs)
         ],
-        timeout=_LIMIT_S,
+        timeout=LIMIT_S,
     )
-    while True:
-        states = ray.get(orchestrator.wait.remote(ids, 5.0), timeout=_LIMIT_S)
-        if len(states) == runs:
-            break
-        if time.perf_counter() - began > _LIMIT_S:
-            raise TimeoutError(f"{len(states)} of {runs} runs ended in {_LIMIT_S:g} s")
+    states = ended(orchestrator, ids)
     seconds = time.perf_counter() - began
-    return [s.ended.result["seconds"] for s in states], seconds
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    section = RaySection()
-    ray.init(
-        num_cpus=section.num_cpus, include_dashboard=False, namespace=NAMESPACE,
-        log_to_driver=True, _node_ip_address="127.0.0.1",
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _actors(url: str, folder: Path, runs: int) -> Iterator[Any]:
-    section = AgentsSection(concurrency=runs, turn_timeout_s=_LIMIT_S)
-    common: dict[str, Any] = {"namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": 1000}
-    ledger = ray.remote(Ledger).options(name=_CONNECTOR, **common).remote()
-    host = ray.remote(AgentHost).options(name=_HOST, **common).remote(workflows)
-    orchestrator = (
-        ray.remote(Orchestrator)
-        .options(name=NAME, **common)
-        .remote(
-            functools.partial(SqlJournal, url, folder, SystemClock(), SystemIds()),
-            functools.partial(Policy.load, infra_path("policy", section.policy)),
-            section,
-            Thresholds(0.7, 0.5),
-            Names(_CONNECTOR, (_HOST,)),
-        )
-    )
-    try:
-        ray.get([a.pid.remote() for a in (host, orchestrator)], timeout=120)
-        yield orchestrator
-    finally:
-        for handle in (orchestrator, host, ledger):
-            ray.kill(handle)
+    return [s.ended.result["seconds"] for s in states if s.ended], seconds
 
 
 def _dbos(python: str, url: str, runs: int, steps: int) -> dict[str, Any]:
     script = Path(__file__).parent / "peers" / "dbos_steps.py"
     done = subprocess.run(
         [python, str(script), url, str(runs), str(steps)],
-        capture_output=True, text=True, timeout=_LIMIT_S, check=False,
+        capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"the peer ended with {done.returncode}: {done.stderr[-600:]}")

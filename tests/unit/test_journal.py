@@ -13,9 +13,9 @@ from agents.events import PhaseDone, RunClaimed, RunEnded, RunStarted, TurnFaile
 from agents.journal import Feedback, Judgement
 from agents.journal_sql import MIGRATIONS, SqlJournal
 from agents.state import fold
+from benchmarks import postgres
 from cluster.database import Database
 from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
-from tests import postgres
 from tests.fakes import CountingIds, FakeClock
 
 ENDED = RunEnded(decision="replied", reason="grounded", result={"cost": 0.25})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from urllib.parse import parse_qs, urlsplit
 
 
 def reason_not_to() -> str | None:
@@ -55,6 +56,16 @@ def server(*, sync: bool = False) -> Iterator[str]:
             _run(owner, binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def restart(url: str) -> None:
+    """Stop the server of this URL at once, as a crash would, and start it again."""
+    binaries, folder = _binaries(), Path(parse_qs(urlsplit(url).query)["host"][0])
+    assert binaries is not None, reason_not_to()
+    owner = _owner() if os.getuid() == 0 else None
+    for words in (("-m", "immediate"), ("-l", folder / "log")):
+        command = "stop" if words[0] == "-m" else "start"
+        _run(owner, binaries / "pg_ctl", "-D", folder / "data", "-w", *words, command)
 
 
 def _binaries() -> Path | None:

@@ -1,0 +1,99 @@
+"""The actors of a stack without its models, as a stack starts them: what the benchmarks of durable
+runs work on."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+from agents.facts import Thresholds
+from agents.host import Workflow, start_host
+from agents.journal_sql import SqlJournal
+from agents.orchestrator import NAME, Names, Orchestrator
+from agents.policy import Policy
+from agents.state import RunState
+from cluster.ids import Clock, SystemClock, SystemIds
+from cluster.session import NAMESPACE, start
+from cluster.settings import AgentsSection, RaySection, infra_path
+
+CONNECTOR: Final = "ledger"
+LIMIT_S: Final = 600.0
+
+MakeJournal = Callable[[], SqlJournal]
+
+
+@contextmanager
+def ray_started() -> Iterator[None]:
+    """Ray on this machine for the length of the block."""
+    start(RaySection())
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def sql_journal(url: str, folder: Path) -> SqlJournal:
+    """The journal as a stack has it."""
+    return SqlJournal(url, folder, SystemClock(), SystemIds())
+
+
+@contextmanager
+def actors(
+    make_journal: MakeJournal, connector: type, arguments: tuple[Any, ...],
+    workflows: Callable[[], dict[str, Workflow]], section: AgentsSection,
+    clock: Clock | None = None,
+) -> Iterator[Any]:  # fmt: skip
+    """The orchestrator's handle, with hosts and a connector beside it; all of them restart by
+    themselves."""
+    names = Names(CONNECTOR, tuple(f"host-{i}" for i in range(section.hosts)))
+    spawn = functools.partial(start_host, workflows, section.idle_s)
+    started = [
+        _started(CONNECTOR, connector, *arguments, threads=8),
+        *(spawn(h) for h in names.hosts),
+    ]
+    orchestrator = begin_orchestrator(NAME, make_journal, section, names, spawn, clock)
+    started.append(orchestrator)
+    try:
+        ray.get([a.pid.remote() for a in started], timeout=120)
+        yield orchestrator
+    finally:
+        for handle in reversed(started):
+            ray.kill(handle)
+
+
+def begin_orchestrator(
+    name: str, make_journal: MakeJournal, section: AgentsSection, names: Names, spawn: Any,
+    clock: Clock | None,
+) -> Any:  # fmt: skip
+    """An orchestrator under this name."""
+    return _started(
+        name, Orchestrator, make_journal,
+        functools.partial(Policy.load, infra_path("policy", section.policy)),
+        section, Thresholds(0.7, 0.5), names, spawn, clock,
+    )  # fmt: skip
+
+
+def _started(name: str, kind: type, *arguments: Any, threads: int = 1000) -> Any:
+    return (
+        ray.remote(kind)
+        .options(
+            name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=0,
+            max_concurrency=threads, lifetime="detached",
+        )
+        .remote(*arguments)
+    )  # fmt: skip
+
+
+def ended(orchestrator: Any, ids: list[str]) -> list[RunState]:
+    """The states of these runs once all have ended; TimeoutError after LIMIT_S."""
+    began = time.perf_counter()
+    while True:
+        states: list[RunState] = ray.get(orchestrator.wait.remote(ids, 5.0), timeout=LIMIT_S)
+        if len(states) == len(ids):
+            return states
+        if time.perf_counter() - began > LIMIT_S:
+            raise TimeoutError(f"{len(states)} of {len(ids)} runs ended in {LIMIT_S:g} s")
