@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import ray
 
+from agents.batching import Batches
 from agents.events import WaitBegun
 from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.specs import AgentSpec
@@ -34,38 +35,38 @@ class RemoteOffice:
 
     def __init__(self) -> None:
         self._found: Any = None
+        self._calls = Batches(self._orchestrator)
 
-    @property
     def _orchestrator(self) -> Any:
         if self._found is None:
             self._found = actor(ORCHESTRATOR)
         return self._found
 
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
-        await self._orchestrator.append.remote(run_id, epoch, payloads)
+        await self._calls.do("append", run_id, epoch, payloads)
 
     async def act(
         self, run_id: str, epoch: int, step: str, tool: str, args: dict[str, Any]
     ) -> Acted:
-        acted: Acted = await self._orchestrator.act.remote(run_id, epoch, step, tool, args)
+        acted: Acted = await self._calls.do("act", run_id, epoch, step, tool, args)
         return acted
 
     async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
-        found: Came | None = await self._orchestrator.begin_wait.remote(run_id, epoch, wait)
+        found: Came | None = await self._calls.do("begin_wait", run_id, epoch, wait)
         return found
 
     async def spawn(
         self, run_id: str, epoch: int, step: str, children: Sequence[Child]
     ) -> list[str]:
-        ids: list[str] = await self._orchestrator.spawn.remote(run_id, epoch, step, list(children))
+        ids: list[str] = await self._calls.do("spawn", run_id, epoch, step, list(children))
         return ids
 
     async def agent(self, tenant: str, agent: str) -> AgentState:
-        state: AgentState = await self._orchestrator.agent.remote(tenant, agent)
+        state: AgentState = await self._calls.do("agent", tenant, agent)
         return state
 
     async def run(self, run_id: str) -> RunState:
-        state: RunState = await self._orchestrator.read.remote(run_id)
+        state: RunState = await self._calls.do("read", run_id)
         return state
 
 

@@ -8,7 +8,7 @@ by being recovered alone.
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from agents import control
+from agents.batching import Answer, Batches, Call, answered
 from agents.driver import Driver
 from agents.effects import Effects, Step
 from agents.events import Event, RunEnded, RunOptions, TurnFailed, WaitBegun, WaitEnded
@@ -87,6 +88,7 @@ class Orchestrator:
         self._thresholds = thresholds
         self._connector_name = names.connector
         self._connector: Any = None
+        self._connector_calls = Batches(self._find_connector)
         self._metrics = Metrics()
         self._tasks: set[asyncio.Task[None]] = set()
         self._runs = Runs(self._journal, self._registry)
@@ -213,6 +215,11 @@ class Orchestrator:
 
     # --- what a turn asks for: agents.turn.Office
 
+    async def many(self, calls: Sequence[Call]) -> AsyncIterator[list[Answer]]:
+        """Several calls of these methods; see `agents.batching`."""
+        async for answers in answered([getattr(self, method)(*args) for method, args in calls]):
+            yield answers
+
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
         """See `agents.turn.Office`."""
         await self._runs.append(run_id, epoch, payloads)
@@ -250,7 +257,9 @@ class Orchestrator:
         if len(children) > MAX_CHILDREN:
             raise InvalidInput("children", len(children), f"at most {MAX_CHILDREN} runs")
         state = await self._runs.owned(run_id, epoch)
-        options = RunOptions(priority=state.options.priority, parent=run_id)
+        options = RunOptions(
+            priority=state.options.priority, attempts=state.options.attempts, parent=run_id
+        )
         # An agent has one turn at a time: children of one agent would only queue up.
         return [
             await self.submit(
@@ -434,16 +443,25 @@ class Orchestrator:
     async def _come(self, state: RunState) -> Came | None:
         """End the run's wait when what it waits for has come; else set its timer."""
         wait = state.waiting
-        if wait is None:
-            return None
-        others = [await self._runs.state(r) for r in wait.runs]
-        found = came(state, self._clock.now(), others)
-        if found is not None:
+        while state.waiting is not None and wait is not None and state.ended is None:
+            others = [await self._runs.state(r) for r in wait.runs]
+            found = came(state, self._clock.now(), others)
+            if found is None:
+                if wait.until is not None:
+                    self._timers.at(wait.until, state.run_id)
+                return None
             ended = WaitEnded(step=wait.step, value=found.value)
-            await self._runs.append(state.run_id, state.epoch, [ended], after=state.seq)
-        elif wait.until is not None:
-            self._timers.at(wait.until, state.run_id)
-        return found
+            try:
+                await self._runs.append(state.run_id, state.epoch, [ended], after=state.seq)
+                return found
+            except StaleEpoch:
+                raise
+            except Conflict:
+                # Something came in between: a signal, or the end of this very wait.
+                self._runs.forget(state.run_id)
+                state = await self._runs.state(state.run_id)
+        known = wait is not None and wait.step in state.waited
+        return Came(state.waited[wait.step]) if wait is not None and known else None
 
     async def _decide(self, state: RunState, step: Step) -> Decision:
         agent = await self._runs.agent(state.tenant, state.agent)
@@ -460,6 +478,7 @@ class Orchestrator:
             state = await self._runs.append(run_id, state.epoch, [failed])
             if state.failures < state.options.attempts and not last:
                 return False
+            await self._settle(run_id, state.epoch)
             why = f"failed turns: {reason}"[:_MAX_REASON]
             decision = await self._hand_over(state)
             ended = RunEnded(decision=decision, reason=why, result={})
@@ -487,8 +506,7 @@ class Orchestrator:
         asked = state.cancelled
         assert asked is not None
         epoch = await self._runs.claim(state.run_id, asked.decision)
-        for name in state.open_effects:
-            await self._effects.resume(await self._runs.owned(state.run_id, epoch), name)
+        await self._settle(state.run_id, epoch)
         undone = await self._undo(state.run_id, epoch) if asked.undo else []
         for row in await self._runs.commits.do(
             partial(self._journal.runs, state.tenant, parent=state.run_id)
@@ -501,6 +519,11 @@ class Orchestrator:
         reason = asked.reason or f"by {asked.by}"
         ended = RunEnded(decision=asked.decision, reason=reason, result=result)
         await self._runs.append(state.run_id, epoch, [ended])
+
+    async def _settle(self, run_id: str, epoch: int) -> None:
+        """Bring every effect that was started to its end. EffectUnknown when only a person can."""
+        for name in (await self._runs.owned(run_id, epoch)).open_effects:
+            await self._effects.resume(await self._runs.owned(run_id, epoch), name)
 
     async def _undo(self, run_id: str, epoch: int) -> list[str]:
         """Undo the run's effects, the last first; the steps that were."""
@@ -522,13 +545,16 @@ class Orchestrator:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
         timeout = self._section.connector_timeout_s
         try:
-            if self._connector is None:
-                self._connector = actor(self._connector_name)
-            return await asyncio.wait_for(getattr(self._connector, method).remote(*args), timeout)
+            return await asyncio.wait_for(self._connector_calls.do(method, *args), timeout)
         except (RayActorError, GetTimeoutError) as error:
             raise Unavailable("connector", type(error).__name__) from error
         except TimeoutError:
             raise DeadlineExceeded(f"connector {method}", timeout) from None
+
+    def _find_connector(self) -> Any:
+        if self._connector is None:
+            self._connector = actor(self._connector_name)
+        return self._connector
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import ray
 
+from agents.batching import Threaded
 from agents.host import Workflow
 from agents.turn import Turn
 from benchmarks import postgres
@@ -36,7 +37,7 @@ P99_MS: Final = 10.0
 _RECEIPT: Final = "x" * 1024
 
 
-class Ledger:
+class Ledger(Threaded):
     """A connector that does nothing but remember what it was asked."""
 
     def __init__(self) -> None:

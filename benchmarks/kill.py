@@ -6,7 +6,8 @@ killed at a point of its own work: it kills itself there, with SIGKILL, when the
 connector's ledger refuses nothing and writes a row for every time an effect is done: what is done
 twice is seen. On the way a second orchestrator lives beside the first for a while, the disk is
 full, the journal's clock is set back, and PostgreSQL is stopped as by a crash. A run has effects, a
-phase, a timer and children; one that was hit has recovered when its next event is on disk.
+phase, a timer and children. Time to recover is from a kill to the next thing on disk that who was
+killed had to do for it.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from agents.batching import Threaded
 from agents.events import EffectDone, Event, RunClaimed, RunOptions
 from agents.host import Workflow, start_host
 from agents.journal_sql import SqlJournal
@@ -38,7 +40,7 @@ from agents.state import fold
 from agents.turn import Child, Turn
 from benchmarks import postgres
 from benchmarks.actors import CONNECTOR, actors, begin_orchestrator, ray_started
-from benchmarks.report import Figure, write
+from benchmarks.report import RESULTS, Figure, write
 from cluster.errors import MainspringError
 from cluster.ids import SystemIds
 from cluster.settings import AgentsSection
@@ -59,6 +61,11 @@ POINTS: Final = {
     "connector": ["before effect", "between effect and receipt", "before lookup", "after lookup"],
     "host": ["before effect", "after effect", "inside phase", "before wait", "before end"],
 }
+# What is on disk when an actor of this role did its work; anything, for the journal's owner.
+_DONE_BY: Final[dict[str, set[str]]] = {
+    "orchestrator": set(), "connector": {"effect_done"},
+    "host": {"phase_done", "step_decided", "wait_begun"},
+}  # fmt: skip
 _DISTURB_S: Final = 20.0
 _NOT_REACHED_S: Final = 15.0
 _END_S: Final = 240.0
@@ -90,13 +97,15 @@ class Fuses:
         """Let nobody of this role die."""
         (self._folder / role).unlink(missing_ok=True)
 
-    def fired(self, role: str) -> bool:
-        """Whether somebody died; tells it once."""
+    def fired(self, role: str) -> float | None:
+        """When somebody died, in seconds since the epoch; tells it once."""
+        fired = self._folder / f"{role}.fired"
         try:
-            (self._folder / f"{role}.fired").unlink()
+            at = fired.stat().st_ctime
+            fired.unlink()
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return at
 
 
 class ShiftedClock:
@@ -162,7 +171,7 @@ class FusedJournal(SqlJournal):
         self._is_full = full
 
 
-class Ledger:
+class Ledger(Threaded):
     """A connector that writes down each time it does something, and can be asked by key."""
 
     def __init__(self, folder: Path) -> None:
@@ -234,6 +243,15 @@ def workflows(folder: Path) -> dict[str, Workflow]:
     return {"job": job, "leaf": leaf}
 
 
+@dataclass(frozen=True)
+class Kill:
+    """Who died where, and when (seconds since the epoch)."""
+
+    role: str
+    point: str
+    at: float
+
+
 @dataclass
 class Matrix:
     """A system under fire: what was killed where, and what else was done to it."""
@@ -242,7 +260,7 @@ class Matrix:
     url: str
     orchestrator: Any
     random: random.Random
-    kills: Counter[str] = field(default_factory=Counter)
+    kills: list[Kill] = field(default_factory=list)
     missed: Counter[str] = field(default_factory=Counter)
     disturbed: Counter[str] = field(default_factory=Counter)
     jobs: list[str] = field(default_factory=list)
@@ -255,12 +273,12 @@ class Matrix:
         order = {role: _cycled(points, self.random) for role, points in POINTS.items()}
         began = last = told = time.monotonic()
         troubles = _cycled(list(disturb), self.random) if disturb else iter(())
-        while self.kills.total() < wanted and time.monotonic() - began < limit_s:
+        while len(self.kills) < wanted and time.monotonic() - began < limit_s:
             self._feed()
             for role in POINTS:
                 point, since = armed.get(role, ("", 0.0))
-                if point and fuses.fired(role):
-                    self.kills[f"{role}: {point}"] += 1
+                if point and (at := fuses.fired(role)) is not None:
+                    self.kills.append(Kill(role, point, at))
                     point = ""
                 elif point and time.monotonic() - since > _NOT_REACHED_S:
                     fuses.disarm(role)
@@ -276,13 +294,13 @@ class Matrix:
                 self.disturbed[name] += 1
                 last = time.monotonic()
             if time.monotonic() - told > 30:
-                print(f"  {self.kills.total()} kills, {len(self.jobs)} runs", file=sys.stderr)
+                print(f"  {len(self.kills)} kills, {len(self.jobs)} runs", file=sys.stderr)
                 told = time.monotonic()
             time.sleep(0.05)
         for role in POINTS:
             fuses.disarm(role)
-            if fuses.fired(role):
-                self.kills[f"{role}: {armed[role][0]}"] += 1
+            if (at := fuses.fired(role)) is not None:
+                self.kills.append(Kill(role, armed[role][0], at))
 
     def _feed(self) -> None:
         """Keep _OPEN runs open. A submission whose answer is lost is made again under its key."""
@@ -327,15 +345,17 @@ class Counted:
     broken_chains: int
     given_up: int
     recoveries: list[float]
+    held_up: list[float]
 
 
-def counted(url: str, folder: Path) -> Counted:
+def counted(url: str, folder: Path, kills: Sequence[Kill]) -> Counted:
     """Read every run and every effect again."""
     journal = SqlJournal(url, folder, ShiftedClock(folder / "shift"), SystemIds())
     with closing(sqlite3.connect(folder / "ledger.db")) as db:
         ledger = Counter(key for (key,) in db.execute("SELECT key FROM done"))
     receipts: set[str] = set()
-    recoveries: list[float] = []
+    held_up: list[float] = []
+    done: dict[str, list[float]] = {role: [] for role in POINTS}
     unfinished = broken = given_up = 0
     rows = journal.runs()
     for row in rows:
@@ -349,17 +369,28 @@ def counted(url: str, folder: Path) -> Counted:
         unfinished += state.ended is None
         given_up += state.ended is not None and state.ended.decision != "done"
         receipts |= {e.payload.key for e in events if isinstance(e.payload, EffectDone)}
-        recoveries += _recoveries(events)
+        held_up += _held_up(events)
+        for event in events:
+            for role, kinds in _DONE_BY.items():
+                if not kinds or event.payload.kind in kinds:
+                    done[role].append(event.at)
     journal.close()
     return Counted(
         runs=len(rows), effects=ledger.total(), twice=sum(n > 1 for n in ledger.values()),
         lost=len(set(ledger) ^ receipts), unfinished=unfinished, broken_chains=broken,
-        given_up=given_up, recoveries=recoveries,
+        given_up=given_up, held_up=held_up,
+        recoveries=[s for k in kills if (s := _until_next(k, done[k.role])) is not None],
     )  # fmt: skip
 
 
-def _recoveries(events: Sequence[Event]) -> Iterator[float]:
-    """Seconds from the last event before a run was taken up again to the first one after it."""
+def _until_next(kill: Kill, done: Sequence[float]) -> float | None:
+    """Seconds from a kill to the first thing on disk that who was killed had to do for it."""
+    return min((at - kill.at for at in done if at > kill.at), default=None)
+
+
+def _held_up(events: Sequence[Event]) -> Iterator[float]:
+    """Seconds from the last event before a run was taken up again to the first one after it: over
+    all kills that hit it meanwhile, and what it rested between attempts."""
     for before, claim, after in zip(events, events[1:], events[2:], strict=False):
         taken_up = isinstance(claim.payload, RunClaimed) and claim.payload.epoch > 1
         waited = before.payload.kind in {"wait_ended", "run_started"}
@@ -379,11 +410,11 @@ def main() -> int:
                 matrix, told = _one(url, folder, disturb, given)
             figures += _figures(store, matrix, told, given.kills)
             details[store] = {
-                "kills": dict(sorted(matrix.kills.items())), "not reached": dict(matrix.missed),
+                "kills": _by_point(matrix.kills), "not reached": dict(matrix.missed),
                 "disturbed": dict(matrix.disturbed), "runs": told.runs, "effects": told.effects,
             }  # fmt: skip
     return write(
-        "kill", figures, details=details,
+        "kill", figures, details=details, folder=given.results,
         load=f"{_OPEN} open runs of {_EFFECTS} effects, a phase, a timer and two children each",
     )  # fmt: skip
 
@@ -408,14 +439,19 @@ def _one(
         matrix.fire(given.kills, given.limit, {"two owners": second_owner, **disturb})
         matrix.finish()
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return matrix, counted(url, folder)
+    return matrix, counted(url, folder, matrix.kills)
+
+
+def _by_point(kills: Sequence[Kill]) -> dict[str, int]:
+    return dict(sorted(Counter(f"{k.role}: {k.point}" for k in kills).items()))
 
 
 def _figures(store: str, matrix: Matrix, told: Counted, wanted: int) -> list[Figure]:
     p50, p95 = np.quantile(told.recoveries or [0.0], [0.5, 0.95])
+    held = np.quantile(told.held_up or [0.0], [0.5, 0.95])
     return [
-        Figure(f"{store}: kills", matrix.kills.total(), wanted, "at least"),
-        Figure(f"{store}: points killed at", len(matrix.kills), None),
+        Figure(f"{store}: kills", len(matrix.kills), wanted, "at least"),
+        Figure(f"{store}: points killed at", len(_by_point(matrix.kills)), None),
         Figure(f"{store}: runs", told.runs, None),
         Figure(f"{store}: effects", told.effects, None),
         Figure(f"{store}: effects done twice", told.twice, 0),
@@ -425,6 +461,8 @@ def _figures(store: str, matrix: Matrix, told: Counted, wanted: int) -> list[Fig
         Figure(f"{store}: chains broken", told.broken_chains, 0),
         Figure(f"{store}: time to recover p50, s", float(p50), None),
         Figure(f"{store}: time to recover p95, s", float(p95), RECOVERY_P95_S),
+        Figure(f"{store}: a run held up p50, s", float(held[0]), None),
+        Figure(f"{store}: a run held up p95, s", float(held[1]), None),
     ]
 
 
@@ -463,6 +501,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=1_000, help="for each store")
     parser.add_argument("--limit", type=float, default=3_600.0, help="seconds, for each store")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which of the two, in order")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     parser.add_argument("--seed", type=int, default=1, help="of the points' order")
     return parser.parse_args()
 

@@ -40,10 +40,11 @@ def write(
     load: str,
     peers: dict[str, Any] | None = None,
     details: dict[str, Any] | None = None,
+    folder: Path = RESULTS,
 ) -> int:
-    """Print the table, write results/NAME.json and NAME.png; the command's exit status: 1 when
-    STRICT=1 is set and a target is missed, else 0."""
-    RESULTS.mkdir(exist_ok=True)
+    """Print the table, write NAME.json and NAME.png into `folder`; the command's exit status: 1
+    when STRICT=1 is set and a target is missed, else 0."""
+    folder.mkdir(exist_ok=True)
     document = {
         "name": name,
         "commit": _commit(),
@@ -54,8 +55,8 @@ def write(
         "peers": peers or {},
         "details": details or {},
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    _plot(name, figures)
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    _plot(name, figures, folder)
     _print(figures)
     missed = any(f.met is False for f in figures)
     return 1 if missed and os.environ.get("STRICT") == "1" else 0
@@ -76,7 +77,7 @@ def _print(figures: list[Figure]) -> None:
         print(line)
 
 
-def _plot(name: str, figures: list[Figure]) -> None:
+def _plot(name: str, figures: list[Figure], folder: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -99,7 +100,7 @@ def _plot(name: str, figures: list[Figure]) -> None:
         axes.invert_yaxis()
     panels[0, 0].set_title(name)
     drawing.tight_layout()
-    drawing.savefig(RESULTS / f"{name}.png", dpi=110)
+    drawing.savefig(folder / f"{name}.png", dpi=110)
     plt.close(drawing)
 
 

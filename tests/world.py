@@ -10,13 +10,14 @@ a named point where a fault can be planted:
 import asyncio
 import inspect
 import pickle
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
 
+from agents.batching import Answer, Call
 from agents.events import Event
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
@@ -172,11 +173,36 @@ class Method:
         self._name = name
         self._method = method
 
-    def remote(self, *args: Any) -> Awaitable[Any]:
+    def options(self, **_: Any) -> "Method":
+        return self
+
+    def remote(self, *args: Any) -> Any:
+        if self._method == "many":
+            return self._many(args[0])
         return asyncio.ensure_future(self._call(args))
 
+    async def _many(self, calls: list[Call]) -> AsyncIterator[Awaitable[Any]]:
+        """As a Ray actor streams: answers by reference, each of them pickled on its way."""
+        for method, args in calls:
+            self._world.point(f"before {self._label(method, args)}")
+        target = self._world.target(self._name)
+        answers = target.many(_crossed(calls))
+        if isinstance(answers, AsyncIterator):
+            async for answered in answers:
+                yield self._given(calls, answered)
+            return
+        for answered in answers:
+            yield self._given(calls, answered)
+
+    async def _given(self, calls: list[Call], answered: list[Answer]) -> list[Answer]:
+        for answer in answered:
+            if answer.error is None:
+                self._world.point(f"after {self._label(*calls[answer.index])}")
+        given: list[Answer] = _crossed(answered)
+        return given
+
     async def _call(self, args: tuple[Any, ...]) -> Any:
-        label = self._label(args)
+        label = self._label(self._method, args)
         self._world.point(f"before {label}")
         target = self._world.target(self._name)
         try:
@@ -193,15 +219,15 @@ class Method:
         self._world.point(f"after {label}")
         return _crossed(result)
 
-    def _label(self, args: tuple[Any, ...]) -> str:
+    def _label(self, method: str, args: tuple[Any, ...]) -> str:
         who = self._name.partition("-")[0]
-        if self._method == "act":
+        if method == "act":
             return f"{who} act {args[2]}"
-        if self._method == "append":
+        if method == "append":
             return f"{who} append {'+'.join(_label(p) for p in args[2])}"
-        if self._method == "call":
+        if method == "call":
             return f"{who} {args[0]}"
-        return f"{who} {self._method}"
+        return f"{who} {method}"
 
 
 def _label(payload: Any) -> str:

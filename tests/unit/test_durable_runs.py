@@ -178,6 +178,7 @@ async def test_after_a_crash_around_a_wait_it_goes_on_and_no_signal_is_lost_that
         await world.orchestrator.signal(run, "word", {"n": number}, "ann")
     (state,) = await world.ended(run)
     assert state.ended is not None
+    assert state.ended.decision == "heard", state.ended
     assert [state.ended.result[k]["value"]["n"] for k in ("first", "second")] == [1, 2]
 
 
