@@ -11,7 +11,6 @@ from agents.events import (
     EffectDone,
     EffectFailed,
     EffectParked,
-    EffectResolved,
     EffectStarted,
     Event,
     PhaseDone,
@@ -88,84 +87,79 @@ class RunState:
         return min((t for t in times if t is not None), default=None)
 
 
+Changes = dict[str, Any]
+"""Fields of a RunState and their new values."""
+
+
 def apply(state: RunState, event: Event) -> RunState:
     """`state` after `event`. Unknown kinds can't occur: `events.parse` refuses them."""
-    state = replace(state, seq=event.seq)
+    return replace(state, seq=event.seq, **_changes(state, event))
+
+
+def _changes(state: RunState, event: Event) -> Changes:
     match event.payload:
         case RunStarted(workflow=workflow, agent=agent, input=given, options=options):
-            return replace(
-                state, workflow=workflow, agent=agent, input=given, options=options,
-                started_at=event.at,
-            )  # fmt: skip
+            return {
+                "workflow": workflow, "agent": agent, "input": given, "options": options,
+                "started_at": event.at,
+            }  # fmt: skip
         case RunClaimed(epoch=epoch):
-            return replace(state, epoch=epoch, claimed_at=state.claimed_at or event.at)
+            return {"epoch": epoch, "claimed_at": state.claimed_at or event.at}
         case PhaseDone(phase=phase, result=result, seconds=seconds):
-            return replace(
-                state,
-                phases={**state.phases, phase: result},
-                seconds={**state.seconds, phase: seconds},
-            )
+            return {
+                "phases": {**state.phases, phase: result},
+                "seconds": {**state.seconds, phase: seconds},
+            }
         case TurnFailed():
-            return replace(state, failures=state.failures + 1)
+            return {"failures": state.failures + 1}
         case RunEnded() as ended:
-            return replace(state, ended=ended, ended_at=event.at)
+            return {"ended": ended, "ended_at": event.at}
         case WaitBegun() | WaitEnded() | SignalSent() as payload:
-            return _with_wait(state, payload)
+            return _of_wait(state, payload)
         case RunPaused():
-            return replace(state, paused=True)
+            return {"paused": True}
         case RunResumed():
-            return replace(state, paused=False)
+            return {"paused": False}
         case CancelAsked() as cancelled:
-            return replace(state, cancelled=cancelled, paused=False)
+            return {"cancelled": cancelled, "paused": False}
         case payload:
-            return _with_effect(state, payload)
+            return _of_effect(state, payload)
 
 
-def _with_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> RunState:
+def _of_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> Changes:
     match payload:
         case WaitBegun() as begun:
-            return replace(state, waiting=begun)
+            return {"waiting": begun}
         case SignalSent() as sent:
-            return replace(state, signals=(*state.signals, sent))
+            return {"signals": (*state.signals, sent)}
     taken = state.waiting.signal if state.waiting is not None and payload.value is not None else ""
     first = next((s for s in state.signals if taken and s.name == taken), None)
-    return replace(
-        state,
-        waiting=None,
-        waited={**state.waited, payload.step: payload.value},
-        signals=tuple(s for s in state.signals if s is not first),
-    )
+    return {
+        "waiting": None,
+        "waited": {**state.waited, payload.step: payload.value},
+        "signals": tuple(s for s in state.signals if s is not first),
+    }
 
 
-def _with_effect(state: RunState, payload: Any) -> RunState:
+def _of_effect(state: RunState, payload: Any) -> Changes:
     match payload:
         case StepDecided(step=step) as decided:
-            return replace(state, decisions={**state.decisions, step: decided})
+            return {"decisions": {**state.decisions, step: decided}}
         case EffectStarted(step=step) as started:
-            return replace(state, open_effects={**state.open_effects, step: started})
-        case EffectDone(step=step, receipt=receipt):
-            return replace(
-                state,
-                open_effects=_without(state.open_effects, step),
-                receipts={**state.receipts, step: receipt},
-            )
-        case EffectFailed(step=step) as failed:
-            return replace(
-                state,
-                open_effects=_without(state.open_effects, step),
-                refusals={**state.refusals, step: failed},
-            )
+            return {"open_effects": {**state.open_effects, step: started}}
         case EffectParked(step=step) as parked:
-            return replace(state, parked={**state.parked, step: parked})
-        case EffectResolved(step=step, done=done, receipt=receipt):
-            receipts = {**state.receipts, step: receipt} if done else state.receipts
-            return replace(
-                state,
-                parked=_without(state.parked, step),
-                open_effects=_without(state.open_effects, step),
-                receipts=receipts,
-            )
-    return state
+            return {"parked": {**state.parked, step: parked}}
+    still_open = {"open_effects": _without(state.open_effects, payload.step)}
+    match payload:
+        case EffectDone(step=step, receipt=receipt):
+            return still_open | {"receipts": {**state.receipts, step: receipt}}
+        case EffectFailed(step=step) as failed:
+            return still_open | {"refusals": {**state.refusals, step: failed}}
+    receipts = {payload.step: payload.receipt} if payload.done else {}
+    return still_open | {
+        "parked": _without(state.parked, payload.step),
+        "receipts": {**state.receipts, **receipts},
+    }
 
 
 def effect_states(run: RunState) -> dict[str, str]:

@@ -22,6 +22,7 @@ from cluster.settings import AgentsSection, RaySection, infra_path
 
 CONNECTOR: Final = "ledger"
 LIMIT_S: Final = 600.0
+_AT_ONCE: Final = 64
 
 MakeJournal = Callable[[], SqlJournal]
 
@@ -91,9 +92,13 @@ def _started(name: str, kind: type, *arguments: Any, threads: int = 1000) -> Any
 def ended(orchestrator: Any, ids: list[str]) -> list[RunState]:
     """The states of these runs once all have ended; TimeoutError after LIMIT_S."""
     began = time.perf_counter()
-    while True:
-        states: list[RunState] = ray.get(orchestrator.wait.remote(ids, 5.0), timeout=LIMIT_S)
-        if len(states) == len(ids):
-            return states
-        if time.perf_counter() - began > LIMIT_S:
-            raise TimeoutError(f"{len(states)} of {len(ids)} runs ended in {LIMIT_S:g} s")
+    found: list[RunState] = []
+    while len(found) < len(ids):
+        # A few at a time: an answer holds the states of all that have ended.
+        some = ids[len(found) : len(found) + _AT_ONCE]
+        states = ray.get(orchestrator.wait.remote(some, 5.0), timeout=LIMIT_S)
+        if len(states) == len(some):
+            found += states
+        elif time.perf_counter() - began > LIMIT_S:
+            raise TimeoutError(f"{len(found)} of {len(ids)} runs ended in {LIMIT_S:g} s")
+    return found

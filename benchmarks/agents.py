@@ -47,6 +47,7 @@ _SLOTS: Final = 32
 _KEPT: Final = 4
 _TALK: Final = "word " * 60
 _LONG, _SHORT = 96, 16
+_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def main() -> int:
         figures += _many(Path(made), given.agents, given.active)
         load = Load(given.background, given.interactive, given.every)
         with engine(given.core) as url:
-            asyncio.run(_plain(url, Load(4, 1, 0.0)))  # warm
+            asyncio.run(_plain(url, Load(_SLOTS, 1, 0.0)))  # warm
             plain = asyncio.run(_plain(url, load))
             scheduled = _scheduled(Path(made), url, load)
     figures += _compared(plain, scheduled)
@@ -152,10 +153,13 @@ def _many(folder: Path, count: int, active: int) -> list[Figure]:
 
 def _exchange(orchestrator: Any, name: str, numbers: Any) -> None:
     given = {"message": _TALK}
-    asked = [
-        orchestrator.submit.remote("t", f"{name}-{i}", "note", f"a-{i}", given) for i in numbers
-    ]
-    ended(orchestrator, ray.get(asked, timeout=LIMIT_S))
+    numbers = list(numbers)
+    for start in range(0, len(numbers), _AT_ONCE):
+        some = numbers[start : start + _AT_ONCE]
+        asked = [
+            orchestrator.submit.remote("t", f"{name}-{i}", "note", f"a-{i}", given) for i in some
+        ]
+        ended(orchestrator, ray.get(asked, timeout=LIMIT_S))
 
 
 def _resident(*handles: Any) -> int:
@@ -256,7 +260,7 @@ def engine(core: int) -> Iterator[str]:
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1",
         "--port", str(port), "--model", resolve_source(f"checkpoint:{_MODEL}"),
         "--served-model-name", _MODEL, "--max-model-len", "1024", "--max-num-seqs", str(_SLOTS),
-        "--enforce-eager", "--dtype", "float32",
+        "--enforce-eager", "--dtype", "float32", "--no-enable-chunked-prefill",
     ]  # fmt: skip
     print("starting the engine", file=sys.stderr)
     process = subprocess.Popen(

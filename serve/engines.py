@@ -15,6 +15,7 @@ from serve.catalog import resolve_source
 NODE: Final = "node"
 HEALTH_PERIOD_S: Final = 5.0
 _CPUS_OF_A_REPLICA: Final = 0.5
+_CPU_BATCH_TOKENS: Final = 2048
 _AFTER_DRAINING_S: Final = 10.0  # to end the engine's own processes
 
 
@@ -147,4 +148,11 @@ def engine_arguments(model: ModelSection) -> dict[str, Any]:
     if model.device == "cpu":
         # Compiling a model of a few million parameters costs more seconds than it ever saves.
         arguments |= {"dtype": "float32", "enforce_eager": True}
+        # vLLM 0.29 on a CPU ends with "CPU Generator does not use offset" when the prompt of a
+        # request with a seed and a temperature is read in two parts: one client ends the engine
+        # for all. Prompts are read whole instead.
+        arguments |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_CPU_BATCH_TOKENS, model.max_model_len),
+        }
     return arguments | model.engine

@@ -1,6 +1,7 @@
 """The official `openai` client against the running gateway."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -159,3 +160,19 @@ def test_health_readiness_and_metrics_answer(demo: Demo) -> None:
     assert httpx.get(f"{demo.url}/readyz", timeout=60).status_code == 200
     metrics = httpx.get(f"{demo.url}/metrics", timeout=30)
     assert metrics.status_code == 200 and "mainspring_" in metrics.text
+
+
+def test_seeded_requests_whose_prompts_do_not_fit_one_batch_leave_the_engine_alive(
+    client: openai.OpenAI,
+) -> None:
+    def ask(number: int) -> str | None:
+        text = f"{number}: " + "Where is my order of an oak lamp? " * 24
+        answer = client.chat.completions.create(
+            model="routine", messages=[{"role": "user", "content": text}], seed=number % 4,
+            temperature=1.0, max_tokens=16,
+        )  # fmt: skip
+        return answer.choices[0].message.content
+
+    with ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(ask, range(48)))
+    assert client.chat.completions.create(model="routine", messages=HELLO, max_tokens=4).choices
