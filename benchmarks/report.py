@@ -40,10 +40,11 @@ def write(
     load: str,
     peers: dict[str, Any] | None = None,
     details: dict[str, Any] | None = None,
-    folder: Path = RESULTS,
+    folder: Path | None = None,
 ) -> int:
     """Print the table, write NAME.json and NAME.png into `folder`; the command's exit status: 1
     when STRICT=1 is set and a target is missed, else 0."""
+    folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     document = {
         "name": name,

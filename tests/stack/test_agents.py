@@ -79,7 +79,7 @@ def test_a_follower_of_a_run_is_told_over_the_orchestrators_death(
     """The orchestrator is killed while a stream is open and runs are under way."""
     asked = {"workflow": "support", "input": {"ticket": "T-002", "head": "support"}}
     runs = [http.post("/runs", json=asked).json()["id"] for _ in range(6)]
-    killed = []
+    killed: list[int] = []
     with http.stream("GET", f"/runs/{runs[-1]}/events") as response:
         kinds = []
         for line in response.iter_lines():
