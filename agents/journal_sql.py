@@ -153,8 +153,6 @@ class _Work:
 
     def flush(self) -> None:
         """Write what is collected. StaleEpoch when a head was not where it was believed to be."""
-        if self.added:
-            self.connection.execute(_ADD, self.added)
         moves = [
             {
                 "r": run_id, "e": now.epoch, "s": now.seq, "h": now.hash, "st": now.status,
@@ -165,6 +163,9 @@ class _Work:
         ]  # fmt: skip
         if moves and self.connection.execute(_MOVE, moves).rowcount != len(moves):
             raise StaleEpoch("journal", "a run was moved on by another owner meanwhile")
+        # Only now: behind a head that is elsewhere there are events of these numbers already.
+        if self.added:
+            self.connection.execute(_ADD, self.added)
         self.added, self.believed = [], {}
 
 
@@ -198,13 +199,8 @@ class SqlJournal:
         heads: dict[str, _Head],
         answer: Callable[[Callable[[], Any]], Any],
     ) -> list[Any]:
-        with self._database.transaction() as connection:
-            self._shared.work = mine = _Work(connection, heads)
-            try:
-                results = [answer(call) for call in work]
-                mine.flush()
-            finally:
-                self._shared.work = None
+        with self._begun(heads) as mine:
+            results = [answer(call) for call in work]
         for run_id in mine.ended:
             del heads[run_id]
         self._heads = heads
@@ -216,10 +212,19 @@ class SqlJournal:
         if self._shared.work is not None:
             yield self._shared.work
             return
-        with self._database.transaction() as connection:
-            work = _Work(connection, {})
+        with self._begun({}) as work:
             yield work
-            work.flush()
+
+    @contextmanager
+    def _begun(self, heads: dict[str, _Head]) -> Iterator[_Work]:
+        """A new transaction, to which all work of this thread belongs."""
+        with self._database.transaction() as connection:
+            self._shared.work = work = _Work(connection, heads)
+            try:
+                yield work
+                work.flush()
+            finally:
+                self._shared.work = None
 
     def create(
         self, tenant: str, key: str, workflow: str, agent: str, given: dict[str, Any],

@@ -7,22 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agents.events import (
-    EffectDone,
-    EffectFailed,
-    EffectParked,
-    EffectResolved,
-    EffectStarted,
-    Event,
-    PhaseDone,
-    RunClaimed,
-    RunEnded,
-    RunStarted,
-    StepDecided,
-    TurnFailed,
-)
+from agents import events as e
+from agents.events import Event
 
-Kind = Literal["run", "wait", "phase", "effect", "retry"]
+Kind = Literal["run", "wait", "phase", "effect", "retry", "person"]
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ def timeline(events: Sequence[Event]) -> list[Entry]:
     told = _Telling(events[0].at if events else 0.0)
     for event in events:
         told.tell(event)
-    return sorted(told.entries, key=lambda e: e.at)
+    return sorted(told.entries, key=lambda entry: entry.at)
 
 
 class _Telling:
@@ -53,46 +43,77 @@ class _Telling:
         self._began = began
         self._last = 0.0
         self._effects: dict[str, int] = {}
+        self._waits: dict[str, tuple[int, e.WaitBegun | e.WaitEnded]] = {}
 
     def tell(self, event: Event) -> None:
         # A clock that was set back makes no time negative.
         at = max(event.at - self._began, self._last)
         match event.payload:
-            case RunStarted(workflow=workflow, agent=agent):
+            case e.RunStarted(workflow=workflow, agent=agent):
                 self._add("run", "accepted", at, note=f"{workflow} for {agent}")
-            case RunClaimed(epoch=epoch, reason=reason):
+            case e.RunClaimed(epoch=epoch, reason=reason):
                 again: Kind = "retry" if epoch > 1 else "wait"
                 self._add(again, f"taken up, epoch {epoch}", self._last, at, note=reason)
-            case PhaseDone(phase=phase, result=result, seconds=seconds):
+            case e.PhaseDone(phase=phase, result=result, seconds=seconds):
                 self._add("phase", phase, max(0.0, at - seconds), at, **_asked(result))
-            case TurnFailed(code=code, reason=reason):
+            case e.TurnFailed(code=code, reason=reason):
                 self._add("retry", "turn broken off", at, state=code, note=reason)
-            case RunEnded(decision=decision, reason=reason):
+            case e.RunEnded(decision=decision, reason=reason):
                 self._add("run", "ended", at, state=decision, note=reason)
+            case e.WaitBegun() | e.WaitEnded() as payload:
+                self._wait(payload, at)
+            case e.SignalSent() | e.RunPaused() | e.RunResumed() | e.CancelAsked() as payload:
+                self._person(payload, at)
             case payload:
                 self._effect(payload, at)
         self._last = at
 
+    def _wait(self, payload: e.WaitBegun | e.WaitEnded, at: float) -> None:
+        place, begun = self._waits.get(payload.step, (len(self.entries), payload))
+        if isinstance(payload, e.WaitBegun):
+            if payload.step not in self._waits:  # else it goes on after a pause
+                self._waits[payload.step] = (place, payload)
+                on = {"signal": f"signal {payload.signal}", "runs": f"{len(payload.runs)} runs"}
+                note = f"for {on.get(payload.awaited, 'its time')}"
+                self._add("wait", payload.step, at, state="waits", note=note)
+        elif isinstance(begun, e.WaitBegun):  # else another run had this wait
+            came = payload.value is not None or begun.awaited == "timer"
+            entry = self.entries[place]
+            self.entries[place] = replace(
+                entry, seconds=at - entry.at, state="done" if came else "too late"
+            )
+
+    def _person(self, payload: Any, at: float) -> None:
+        match payload:
+            case e.SignalSent(name=name, by=by):
+                self._add("person", f"signal {name}", at, state="sent", note=f"by {by}")
+            case e.RunPaused(by=by, reason=reason):
+                self._add("person", "paused", at, state="paused", note=f"by {by}: {reason}")
+            case e.RunResumed(by=by):
+                self._add("person", "resumed", at, note=f"by {by}")
+            case e.CancelAsked(by=by, reason=reason, decision=decision):
+                self._add("person", f"to end as {decision}", at, note=f"by {by}: {reason}")
+
     def _effect(self, payload: Any, at: float) -> None:
         match payload:
-            case StepDecided():
+            case e.StepDecided():
                 self._decided(payload, at)
-            case EffectStarted(step=step):
+            case e.EffectStarted(step=step):
                 self._to(step, at, "started")
-            case EffectDone(step=step):
+            case e.EffectDone(step=step):
                 self._to(step, at, "done")
-            case EffectFailed(step=step, code=code, reason=reason):
+            case e.EffectFailed(step=step, code=code, reason=reason):
                 self._to(step, at, "failed", f"{code}: {reason}")
-            case EffectParked(step=step, reason=reason):
+            case e.EffectParked(step=step, reason=reason):
                 self._to(step, at, "parked", reason)
-            case EffectResolved(step=step, done=done, by=by):
+            case e.EffectResolved(step=step, done=done, by=by):
                 state = "done" if done else "started"
                 self._to(step, at, state, f"{by} says that it was {'' if done else 'not '}done")
 
     def _add(self, kind: Kind, name: str, at: float, until: float = 0.0, **more: Any) -> None:
         self.entries.append(Entry(kind, name, at, max(0.0, until - at), **more))
 
-    def _decided(self, decided: StepDecided, at: float) -> None:
+    def _decided(self, decided: e.StepDecided, at: float) -> None:
         state = {"allow": "approved", "deny": "denied", "ask": "a person is asked"}[decided.answer]
         note = f"{decided.rule}: {decided.reason}" if decided.reason else decided.rule
         self._effects[decided.step] = len(self.entries)
@@ -115,6 +136,3 @@ def _asked(result: dict[str, Any]) -> dict[str, Any]:
     read, written = (sum(int(u.get(k, 0)) for u in usage) for k in _TOKENS)
     usd = sum(float(u.get("cost_usd", 0.0)) for u in usage)
     return {"note": f"{models}, {read} tokens read, {written} written", "usd": usd}
-
-
-_TOKENS = ("prompt_tokens", "completion_tokens")

@@ -13,6 +13,7 @@ import asyncio
 import functools
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,12 @@ import ray
 from agents.chat import Chat, HttpChat
 from agents.events import Priority, RunOptions
 from agents.host import Workflow
+from agents.placement import Placement, no_spawn
 from agents.turn import Turn
 from benchmarks.actors import LIMIT_S, actors, ended, ray_started, sql_journal
 from benchmarks.durability import Ledger
 from benchmarks.report import Figure, write
+from cluster.ids import SystemClock
 from cluster.session import actor
 from cluster.settings import AgentsSection
 from serve.catalog import resolve_source
@@ -42,6 +45,7 @@ from serve.catalog import resolve_source
 IDLE_KB: Final = 20.0
 ACTIVATION_P50_MS: Final = 10.0
 INTERACTIVE_SHARE: Final = 0.5
+MOVED_S: Final = 5.0
 _MODEL: Final = "routine"
 _SLOTS: Final = 32
 _KEPT: Final = 4
@@ -120,26 +124,27 @@ def main() -> int:
 
 
 def _many(folder: Path, count: int, active: int) -> list[Figure]:
-    section = AgentsSection(concurrency=100, max_open_runs=count + active)
+    section = AgentsSection(concurrency=100, hosts=2, max_open_runs=count + active)
     journal = functools.partial(sql_journal, f"sqlite:///{folder}/many.db", folder)
     with actors(journal, Ledger, (), remembering, section) as orchestrator:
-        host = actor("host-0")
-        before = _resident(orchestrator, host)
+        hosts = [actor(f"host-{i}") for i in range(section.hosts)]
+        before = _resident(orchestrator, *hosts)
         print(f"{count} agents", file=sys.stderr)
         began = time.perf_counter()
         _exchange(orchestrator, "first", range(count))
         made = time.perf_counter() - began
-        grown = _resident(orchestrator, host) - before
+        grown = _resident(orchestrator, *hosts) - before
         disk = sum(f.stat().st_size for f in folder.glob("many.db*"))
-        for handle in (orchestrator, host):
+        for handle in (orchestrator, *hosts):
             ray.kill(handle, no_restart=False)
-        _back(orchestrator, host)
+        _back(orchestrator, *hosts)
         asleep = random.Random(1).sample(range(count), min(500, count))
-        woken = [_timed(host.agent.remote, "t", f"a-{i}") for i in asleep]
+        woken = [_timed(hosts[0].agent.remote, "t", f"a-{i}") for i in asleep]
         print(f"{active} at once", file=sys.stderr)
         began = time.perf_counter()
         _exchange(orchestrator, "second", random.Random(2).sample(range(count), active))
         together = time.perf_counter() - began
+        moved = _moved(orchestrator, count)
     return [
         Figure("agents with state", count, None),
         Figure("exchanges/s while they were made", count / made, None),
@@ -148,7 +153,18 @@ def _many(folder: Path, count: int, active: int) -> list[Figure]:
         Figure("activation p50, ms", 1e3 * float(np.median(woken)), ACTIVATION_P50_MS),
         Figure("activation p95, ms", 1e3 * float(np.quantile(woken, 0.95)), None),
         Figure(f"{active} agents active at once: seconds for an exchange each", together, None),
+        Figure("from a host's SIGKILL to an answer of its agent elsewhere, s", moved, MOVED_S),
     ]
+
+
+def _moved(orchestrator: Any, count: int) -> float:
+    """Kill the host of an agent, and have that agent answer."""
+    placement = Placement(["host-0", "host-1"], no_spawn, SystemClock())
+    number = next(i for i in range(count) if placement.place("t", f"a-{i}") == "host-0")
+    os.kill(ray.get(actor("host-0").pid.remote()), signal.SIGKILL)
+    began = time.perf_counter()
+    _exchange(orchestrator, "moved", [number])
+    return time.perf_counter() - began
 
 
 def _exchange(orchestrator: Any, name: str, numbers: Any) -> None:

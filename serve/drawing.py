@@ -12,6 +12,7 @@ _BAR: Final = 24  # columns
 _NARROW: Final = 100  # a terminal of fewer columns gets no bars
 _COLOURS: Final = {
     "run": "bold", "wait": "dim", "phase": "cyan", "effect": "green", "retry": "yellow",
+    "person": "magenta",
 }  # fmt: skip
 _BAD: Final = ("denied", "failed", "started", "parked")
 

@@ -9,13 +9,33 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from agents.events import PhaseDone, RunClaimed, RunEnded, RunStarted, TurnFailed
+from agents.events import (
+    CancelAsked,
+    EffectDone,
+    EffectParked,
+    EffectResolved,
+    EffectStarted,
+    PhaseDone,
+    RunClaimed,
+    RunEnded,
+    RunOptions,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SignalSent,
+    StepDecided,
+    TurnFailed,
+    WaitBegun,
+    WaitEnded,
+)
 from agents.journal import Feedback, Judgement
 from agents.journal_sql import MIGRATIONS, SqlJournal
-from agents.state import fold
+from agents.registry import Registry, ScheduleRow
+from agents.specs import AgentSpec, ScheduleSpec
+from agents.state import AgentState, Turn, fold
 from benchmarks import postgres
 from cluster.database import Database
-from cluster.errors import Conflict, DataError, NotFound, StaleEpoch
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound, StaleEpoch
 from tests.fakes import CountingIds, FakeClock
 
 ENDED = RunEnded(decision="replied", reason="grounded", result={"cost": 0.25})
@@ -358,3 +378,188 @@ def test_a_journal_from_before_feedback_is_brought_up_to_date(
     run_id = _run(journal)
     journal.append(run_id, journal.claim(run_id, "queued"), [ENDED])
     assert journal.judge(run_id, Feedback("accepted", "ann")).seq == 1
+
+
+NAP = WaitBegun(step="nap", awaited="timer", until=9.0)
+REFUND = StepDecided(step="1", tool="refund", args={}, answer="allow", rule="r", reason="")
+BEGUN = EffectStarted(step="1", tool="refund", key="k", args={})
+PARKED = EffectParked(step="1", key="k", reason="nobody knows")
+RESOLVED = EffectResolved(step="1", key="k", done=True, by="ann", note="", receipt={})
+
+
+@pytest.mark.parametrize(
+    ("payloads", "status"),
+    [
+        ([_phase()], "open"),
+        ([NAP], "waiting"),
+        ([NAP, SignalSent(name="x", value={}, by="ann")], "waiting"),
+        ([NAP, WaitEnded(step="nap")], "open"),
+        ([NAP, RunPaused(by="ann", reason="")], "paused"),
+        ([NAP, RunPaused(by="ann", reason=""), RunResumed(by="ann"), NAP], "waiting"),
+        ([NAP, CancelAsked(by="ann", reason="")], "open"),
+        ([RunPaused(by="ann", reason=""), CancelAsked(by="ann", reason="")], "open"),
+        ([REFUND, BEGUN, PARKED], "parked"),
+        ([REFUND, BEGUN, PARKED, RESOLVED], "open"),
+        ([TurnFailed(code="c", reason="r")], "open"),
+        ([ENDED], "ended"),
+    ],
+)  # fmt: skip
+def test_a_runs_row_says_what_its_events_add_up_to(
+    journal: SqlJournal, payloads: list[Any], status: str
+) -> None:
+    run_id = _run(journal)
+    journal.append(run_id, journal.claim(run_id, "queued"), payloads)
+    assert journal.row(run_id).status == fold(run_id, journal.read(run_id)).status == status
+    assert journal.row(run_id).wait_until == (9.0 if status == "waiting" else None)
+    assert journal.counts() == {status: 1}
+    assert [r.run_id for r in journal.open_runs()] == ([] if status == "ended" else [run_id])
+
+
+def test_heads_that_another_owner_moved_are_read_again(
+    journal: SqlJournal, opened: Callable[[], SqlJournal]
+) -> None:
+    run_id = _run(journal)
+    (epoch,) = journal.together([partial(journal.claim, run_id, "queued")])
+    journal.together([partial(journal.append, run_id, epoch, [_phase("one")])])
+    other = opened()
+    (theirs,) = other.together([partial(other.claim, run_id, "taken over")])
+    other.together([partial(other.append, run_id, theirs, [_phase("two")])])
+    refused, mine = journal.together(
+        [
+            partial(journal.append, run_id, epoch, [_phase("late")]),
+            partial(journal.append, run_id, theirs, [_phase("three")]),
+        ]
+    )
+    assert isinstance(refused, StaleEpoch)
+    assert [e.payload for e in mine] == [_phase("three")]
+    phases = [e.payload.phase for e in journal.read(run_id) if isinstance(e.payload, PhaseDone)]
+    assert phases == ["one", "two", "three"]
+    assert opened().verify(run_id) == 6
+
+
+def test_owners_who_race_in_groups_write_nothing_twice_and_break_no_chain(
+    opened: Callable[[], SqlJournal],
+) -> None:
+    doors = [opened() for _ in range(3)]
+    runs = [_run(doors[0], str(i)) for i in range(5)]
+
+    def work(journal: SqlJournal) -> int:
+        written = 0
+        for _ in range(8):
+            epochs = journal.together([partial(journal.claim, r, "race") for r in runs])
+            appended = journal.together(
+                [
+                    partial(journal.append, r, epoch, [_phase()])
+                    for r, epoch in zip(runs, epochs, strict=True)
+                ]
+            )
+            written += sum(isinstance(a, list) for a in appended)
+        return written
+
+    with ThreadPoolExecutor(3) as pool:
+        written = sum(pool.map(work, doors))
+    phases = [
+        e for r in runs for e in doors[0].read(r) if isinstance(e.payload, PhaseDone)
+    ]  # fmt: skip
+    assert len(phases) == written > 0
+    assert [doors[0].row(r).epoch for r in runs] == [24] * 5
+    assert all(doors[0].verify(r) for r in runs)
+
+
+def test_an_event_that_is_too_large_is_refused_and_nothing_of_it_is_kept(
+    journal: SqlJournal,
+) -> None:
+    run_id = _run(journal)
+    epoch = journal.claim(run_id, "queued")
+    with pytest.raises(InvalidInput, match=r"result of load is .* at most 1000000"):
+        journal.append(run_id, epoch, [_phase("small"), _phase("load", text="x" * 10_000_000)])
+    assert len(journal.read(run_id)) == 2
+
+
+def test_events_are_read_from_any_number_on_a_few_at_a_time(journal: SqlJournal) -> None:
+    run_id = _run(journal)
+    journal.append(run_id, journal.claim(run_id, "queued"), [_phase(str(i)) for i in range(4)])
+    assert [e.seq for e in journal.read(run_id, after=2)] == [3, 4, 5, 6]
+    assert [e.seq for e in journal.read(run_id, after=2, limit=2)] == [3, 4]
+    assert journal.read(run_id, after=6) == []
+
+
+def test_a_fork_begins_with_the_history_that_it_is_given(journal: SqlJournal) -> None:
+    done = EffectDone(step="1", key="k", receipt={"kind": "refund"})
+    options = RunOptions(forked_from="run_0", forked_at=4, priority="background", deadline_at=7.0)
+    run_id, new = journal.create("t", "f", "w", "a", {}, options, [_phase("seen"), REFUND, done])
+    assert new
+    state = fold(run_id, journal.read(run_id))
+    assert (state.seq, state.epoch, state.options) == (4, 0, options)
+    row = journal.row(run_id)
+    assert (row.priority, row.deadline_at, row.status) == ("background", 7.0, "open")
+    assert journal.verify(run_id) == 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_state_written_by_an_earlier_version_is_read_by_this_one(
+    url: str, tmp_path: Path, opened: Callable[[], SqlJournal], version: int
+) -> None:
+    Database(url, "journal", MIGRATIONS[:version], tmp_path).close()
+    started = '{"kind":"run_started","workflow":"w","agent":"a","input":{"tenant":"t"}}'
+    _do(
+        url,
+        "INSERT INTO runs VALUES ('run_old', 't', 'k', 'w', 'a', 'open', 0, 0, '0', 1.0)",
+        f"INSERT INTO events VALUES ('run_old', 1, 0, 1.0, '{started.replace(':', chr(92) + ':')}',"
+        " 'h')",
+        "UPDATE runs SET last_seq = 1, last_hash = 'h'",
+    )
+    journal = opened()
+    row = journal.row("run_old")
+    assert (row.status, row.priority, row.parent, row.deadline_at) == (
+        "open", "interactive", "", None,
+    )  # fmt: skip
+    state = fold("run_old", journal.read("run_old"))
+    assert (state.workflow, state.options) == ("w", RunOptions())
+    journal.append("run_old", journal.claim("run_old", "found"), [NAP, ENDED])
+    assert journal.row("run_old").status == "ended"
+
+
+@pytest.fixture
+def registry(journal: SqlJournal, clock: FakeClock) -> Registry:
+    return Registry(journal, clock)
+
+
+def test_agents_are_kept_and_only_the_same_one_may_be_registered_again(
+    registry: Registry, opened: Callable[[], SqlJournal], clock: FakeClock
+) -> None:
+    spec = AgentSpec(id="ann", workflow="w", instructions="ü 'x' :a")
+    first = registry.define("t", spec)
+    clock.step(1)
+    assert registry.define("t", spec) == first == Registry(opened(), clock).agent("t", "ann")
+    with pytest.raises(Conflict):
+        registry.define("t", spec.model_copy(update={"model": "other"}))
+    assert registry.define("u", spec).created_at > first.created_at
+    registry.stop("t", "ann")
+    assert (registry.agent("t", "ann").status, registry.agent("u", "ann").status) == (
+        "stopped", "active",
+    )  # fmt: skip
+    for call in (registry.agent, registry.stop):
+        with pytest.raises(NotFound):
+            call("t", "bob")
+
+
+def test_a_snapshot_of_another_version_is_left_alone(registry: Registry, url: str) -> None:
+    state = AgentState("ann", (Turn("r1", 1.0, "i", "replied", "", 5, "hello", "hi"),))
+    registry.keep_snapshot("t", AgentState("ann"))
+    registry.keep_snapshot("t", state)
+    assert registry.snapshot("t", "ann") == state
+    assert registry.snapshot("u", "ann") is None
+    _do(url, "UPDATE snapshots SET version = 99, state = 'of another shape'")
+    assert registry.snapshot("t", "ann") is None
+
+
+def test_schedules_are_kept_changed_and_removed(registry: Registry) -> None:
+    spec = ScheduleSpec(name="nightly", cron="0 3 * * *", workflow="w", agent="a")
+    registry.schedule(ScheduleRow("t", spec, 5.0))
+    registry.schedule(ScheduleRow("t", spec, 7.0))
+    assert registry.schedules() == [ScheduleRow("t", spec, 7.0)]
+    registry.unschedule("t", "nightly")
+    assert registry.schedules() == []
+    with pytest.raises(NotFound):
+        registry.unschedule("t", "nightly")

@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from agents.events import (
+    CancelAsked,
     EffectDone,
     EffectFailed,
     EffectStarted,
@@ -12,9 +13,14 @@ from agents.events import (
     PhaseDone,
     RunClaimed,
     RunEnded,
+    RunPaused,
+    RunResumed,
     RunStarted,
+    SignalSent,
     StepDecided,
     TurnFailed,
+    WaitBegun,
+    WaitEnded,
 )
 from agents.timeline import Entry, timeline
 from serve.drawing import drawn
@@ -111,3 +117,35 @@ def test_a_narrow_terminal_gets_the_same_without_bars() -> None:
     assert all(len(line) <= 80 for line in narrow)
     assert not any("\u2501" in line for line in narrow)
     assert sum("refund" in line for line in narrow) >= 2
+
+
+def test_waits_and_what_people_do_are_told_with_how_long_and_by_whom() -> None:
+    nap = WaitBegun(step="nap", awaited="timer", until=1004.0)
+    ear = WaitBegun(step="ear", awaited="signal", signal="word", until=1007.0)
+    told = timeline(
+        events(
+            (0, RunStarted(workflow="w", agent="a", input={})),
+            (1, nap),
+            (2, RunPaused(by="ann", reason="lunch")),
+            (3, RunResumed(by="ann")),
+            (3, nap),
+            (4, WaitEnded(step="nap")),
+            (5, WaitBegun(step="fan", awaited="runs", runs=("r1", "r2"))),
+            (6, WaitEnded(step="fan", value=[])),
+            (6, ear),
+            (7, WaitEnded(step="ear")),
+            (8, SignalSent(name="word", value={}, by="bob")),
+            (9, CancelAsked(by="ann", reason="enough")),
+            # A fork begins with the outcome of a wait that another run had.
+            (9, WaitEnded(step="before", value={})),
+        )
+    )
+    assert told[1:] == [
+        Entry("wait", "nap", 1, 3, "done", "for its time"),
+        Entry("person", "paused", 2, state="paused", note="by ann: lunch"),
+        Entry("person", "resumed", 3, note="by ann"),
+        Entry("wait", "fan", 5, 1, "done", "for 2 runs"),
+        Entry("wait", "ear", 6, 1, "too late", "for signal word"),
+        Entry("person", "signal word", 8, state="sent", note="by bob"),
+        Entry("person", "to end as cancelled", 9, note="by ann: enough"),
+    ]
