@@ -1,7 +1,8 @@
 """The orchestrator: owns the journal, decides every step, does allowed ones once.
 
-It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns, `control.py`
-is what people do to runs, `schedules.py` begins runs by the clock. A run belongs to the last epoch
+It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns, `endings.py`
+ends what does not end by itself, `control.py` is what people do to runs, `schedules.py` begins runs
+by the clock. A run belongs to the last epoch
 that claimed it; writes under an older one are refused. A new life queues what is open; nothing runs
 by being recovered alone.
 """
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from agents import control
 from agents.batching import Answer, Batches, Call, answered
 from agents.driver import Driver
 from agents.effects import Effects, Step
-from agents.events import Event, RunEnded, RunOptions, TurnFailed, WaitBegun, WaitEnded
+from agents.endings import Endings
+from agents.events import Event, RunOptions, WaitBegun, WaitEnded
 from agents.facts import Thresholds, facts_for
 from agents.journal_sql import SqlJournal
 from agents.metrics import Metrics
@@ -31,7 +33,6 @@ from agents.schedules import Schedules
 from agents.specs import AgentSpec, ScheduleSpec
 from agents.state import AgentState, RunState, fold
 from agents.timers import Timers
-from agents.tools import TOOLS
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
 from agents.waits import Came, came
@@ -54,7 +55,6 @@ from cluster.telemetry import logger
 NAME: Final = "orchestrator"
 MAX_CHILDREN: Final = 1_000
 RESCAN_S: Final = 5.0
-_MAX_REASON: Final = 2_000
 
 log = logger("orchestrator")
 
@@ -94,10 +94,11 @@ class Orchestrator:
         self._runs = Runs(self._journal, self._registry)
         self._runs.on_move = self._moved
         self._effects = Effects(self._ask, self._runs.append, self._decide)
+        endings = Endings(self._runs, self._effects, self._control)
         self._placement = Placement(names.hosts, spawn, self._clock)
         self._driver = Driver(
-            self._runs, self._placement, section, self._clock, self._metrics, self._give_up,
-            self._close,
+            self._runs, self._placement, section, self._clock, self._metrics,
+            endings.give_up, endings.close,
         )  # fmt: skip
         self._timers = Timers(self._clock, self._look)
         # What an earlier life left open is taken up before anything new, and before any caller.
@@ -467,79 +468,6 @@ class Orchestrator:
         agent = await self._runs.agent(state.tenant, state.agent)
         facts = facts_for(step.tool, step.args, state, agent, self._thresholds)
         return self._policy.decide(Request(step.tool, str(state.input.get("ticket", "")), facts))
-
-    async def _give_up(self, run_id: str, code: str, reason: str, last: bool) -> bool:
-        """See `agents.driver.GiveUp`."""
-        try:
-            state = await self._runs.state(run_id)
-            if state.ended is not None or state.cancelled is not None:
-                return state.ended is not None
-            failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
-            state = await self._runs.append(run_id, state.epoch, [failed])
-            if state.failures < state.options.attempts and not last:
-                return False
-            await self._settle(run_id, state.epoch)
-            why = f"failed turns: {reason}"[:_MAX_REASON]
-            decision = await self._hand_over(state)
-            ended = RunEnded(decision=decision, reason=why, result={})
-            await self._runs.append(run_id, state.epoch, [ended])
-        except (StaleEpoch, EffectUnknown):
-            return True
-        except (MainspringError, RayError) as error:
-            log.error("run %s: the hand-over failed too: %s", run_id, error)
-            return False
-        return True
-
-    async def _hand_over(self, state: RunState) -> str:
-        """Give a ticket to a person; the run's decision."""
-        if "ticket" not in state.input:
-            return "failed"
-        # One text for every attempt, so that the hand-over keeps its key.
-        summary = f"given up after {state.options.attempts} turns"
-        args = {"reason": "failed turns", "summary": summary}
-        handed = await self._effects.act(state, Step(control.GIVE_UP, "escalate", args))
-        return "escalated" if handed.receipt is not None else "failed"
-
-    async def _close(self, state: RunState) -> None:
-        """End a cancelled run: what was begun is looked up, what can be undone is, if so asked,
-        and the runs that it waits for are cancelled too."""
-        asked = state.cancelled
-        assert asked is not None
-        epoch = await self._runs.claim(state.run_id, asked.decision)
-        await self._settle(state.run_id, epoch)
-        undone = await self._undo(state.run_id, epoch) if asked.undo else []
-        for row in await self._runs.commits.do(
-            partial(self._journal.runs, state.tenant, parent=state.run_id)
-        ):
-            if row.status in {"open", "waiting", "paused"}:
-                await self._control(
-                    control.cancel, row.run_id, asked.by, f"{state.run_id} was", asked.undo
-                )
-        result = {"undone": undone} if asked.undo else {}
-        reason = asked.reason or f"by {asked.by}"
-        ended = RunEnded(decision=asked.decision, reason=reason, result=result)
-        await self._runs.append(state.run_id, epoch, [ended])
-
-    async def _settle(self, run_id: str, epoch: int) -> None:
-        """Bring every effect that was started to its end. EffectUnknown when only a person can."""
-        for name in (await self._runs.owned(run_id, epoch)).open_effects:
-            await self._effects.resume(await self._runs.owned(run_id, epoch), name)
-
-    async def _undo(self, run_id: str, epoch: int) -> list[str]:
-        """Undo the run's effects, the last first; the steps that were."""
-        undone = []
-        state = await self._runs.owned(run_id, epoch)
-        for name in reversed(state.receipts):
-            decided = state.decisions[name]
-            undo = TOOLS[decided.tool].undo
-            if not undo:
-                continue
-            key = Step(name, decided.tool, decided.args).key(run_id)
-            step = Step(f"undo:{name}", undo, {"of": key})
-            acted = await self._effects.act(await self._runs.owned(run_id, epoch), step)
-            if acted.receipt is not None:
-                undone.append(name)
-        return undone
 
     async def _ask(self, method: str, *args: Any) -> Any:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""

@@ -292,7 +292,7 @@ async def test_what_was_done_is_undone_when_asked_for_and_only_then(worlds: Worl
         await world.orchestrator.cancel(run, "ann", undo=undo)
         (state,) = await world.ended(run)
         assert state.ended is not None
-        assert state.ended.result == ({"undone": ["assign"]} if undo else {})
+        assert state.ended.result == ({"undone": ["assign"], "left": []} if undo else {})
         assert world.connector.counts()["queues"] == (0 if undo else 1)
         if not undo:
             await world.orchestrator.close()
@@ -328,7 +328,7 @@ async def test_after_a_crash_a_cancellation_goes_on_and_undoes_once(
     assert state.ended is not None
     assert state.ended.decision == "cancelled"
     assert world.connector.counts()["queues"] == 0
-    assert state.ended.result == {"undone": ["assign"]}
+    assert state.ended.result == {"undone": ["assign"], "left": []}
 
 
 async def test_cancelling_a_parent_cancels_its_children(worlds: Worlds) -> None:
