@@ -14,6 +14,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayActorError
 
+from agents.control import GIVE_UP
 from agents.metrics import Metrics
 from agents.placement import Placement
 from agents.runs import Runs
@@ -175,6 +176,9 @@ class Driver:
             if state.cancelled is not None:
                 await self._close(state)
                 return False
+            if GIVE_UP in state.decisions:
+                # It was being handed over when the last life ended: it is a person's already.
+                return not await self._give_up(turn.run_id, "given_up", trouble.reason, True)
             epoch = await self._runs.claim(turn.run_id, trouble.reason)
             if epoch > 1:
                 self._metrics.taken_up()

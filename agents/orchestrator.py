@@ -9,7 +9,7 @@ by being recovered alone.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -23,6 +23,7 @@ from agents.effects import Effects, Step
 from agents.endings import Endings
 from agents.events import Event, RunOptions, WaitBegun, WaitEnded
 from agents.facts import Thresholds, facts_for
+from agents.journal import RunRow
 from agents.journal_sql import SqlJournal
 from agents.metrics import Metrics
 from agents.placement import Placement, Spawn, no_spawn
@@ -102,11 +103,11 @@ class Orchestrator:
         )  # fmt: skip
         self._timers = Timers(self._clock, self._look)
         # What an earlier life left open is taken up before anything new, and before any caller.
-        for row in self._journal.open_runs():
+        rows = self._journal.open_runs()
+        for row in rows:
             if row.status == "open":
                 self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
-            if row.status != "open" or row.deadline_at is not None:
-                self._look(row.run_id)
+        self._in_background(self._look_through(rows))
         self._schedules = Schedules(
             self._registry, self._runs.commits, self._clock, self.submit
         )  # fmt: skip
@@ -126,7 +127,7 @@ class Orchestrator:
         options: RunOptions | None = None,
     ) -> str:  # fmt: skip
         """Accept a run and return its id; the same key gives the same run. Overloaded when
-        `max_open_runs` want a turn already; Conflict for an agent that was stopped."""
+        `max_open_runs` want a turn already."""
         if self._driver.open() >= self._section.max_open_runs:
             raise Overloaded("runs", f"{self._section.max_open_runs} are open", 5.0)
         options = options or RunOptions()
@@ -410,9 +411,21 @@ class Orchestrator:
 
     def _look(self, run_id: str) -> None:
         """Look at a run soon: time or another run may have brought what it waits for."""
-        task = asyncio.get_running_loop().create_task(self._looked_safely(run_id))
+        self._in_background(self._looked_safely(run_id))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _look_through(self, rows: Sequence[RunRow]) -> None:
+        """Set the timers of what an earlier life left waiting, and end waits whose time has come
+        since. One by one: there may be many."""
+        for row in rows:
+            if row.status != "open" or row.deadline_at is not None:
+                await self._looked_safely(row.run_id)
+            if row.status != "open":
+                self._runs.forget(row.run_id)
 
     async def _looked_safely(self, run_id: str) -> None:
         try:

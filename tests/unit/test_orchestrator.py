@@ -305,6 +305,29 @@ async def test_a_failed_hand_over_is_tried_again_and_done_once(worlds: Worlds, p
     assert world.connector.counts()["escalations"] == 1
 
 
+async def test_a_run_that_was_handed_over_is_not_worked_again_after_a_crash(
+    worlds: Worlds,
+) -> None:
+    broken = True
+
+    async def work(turn: Turn) -> None:
+        if broken:
+            raise Unavailable("memory", "down")
+        await turn.end("replied", "all is well again", {})
+
+    world = worlds.make(work)
+    world.faults["before append run_ended"] = [Crash()]
+    run_id = await world.submit("k", TICKET)
+    await world.until(lambda: world.dead)
+    await world.stop()
+    broken = False
+    world.start()
+    (state,) = await world.ended(run_id)
+    assert state.ended is not None
+    assert state.ended.decision == "escalated"
+    assert world.connector.counts()["escalations"] == 1
+
+
 async def test_lost_hosts_are_forgiven_within_a_bound(worlds: Worlds) -> None:
     world = worlds.make()
     world.faults["before orchestrator act read"] = [HostLost() for _ in range(MAX_LOSSES)]
