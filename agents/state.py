@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from agents.events import (
     CancelAsked,
@@ -184,9 +184,13 @@ def fold(run_id: str, events: Iterable[Event]) -> RunState:
     return reduce(apply, events, RunState(run_id))
 
 
+KEPT_TEXTS: Final = 50
+
+
 @dataclass(frozen=True)
 class Turn:
-    """What an agent keeps of one finished run."""
+    """What an agent keeps of one finished run; the words of the last KEPT_TEXTS only. The journal
+    has them all."""
 
     run_id: str
     ended_at: float
@@ -245,7 +249,9 @@ class AgentState:
             reply=str(run.ended.result.get("text", "")),
         )
         turns = sorted((*self.turns, turn), key=lambda t: (t.ended_at, t.run_id))
-        return replace(self, turns=tuple(turns))
+        bare = (replace(t, message="", reply="") if t.message else t for t in turns[:-KEPT_TEXTS])
+        turns = [*bare, *turns[-KEPT_TEXTS:]]
+        return AgentState(self.agent, tuple(turns))
 
 
 def _without(mapping: dict[str, T], key: str) -> dict[str, T]:

@@ -1,6 +1,7 @@
 """Timers, signals, children, deadlines, pauses, cancellations, retries and forks, over restarts."""
 
 import asyncio
+import textwrap
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -503,3 +504,22 @@ async def test_rest_between_attempts_holds_no_slot(
     assert state.ended.decision == "done"
     await world.until(lambda: not world.orchestrator._driver.busy)
     assert await world.orchestrator.open() == 1
+
+
+async def test_the_workflow_that_the_readme_shows_runs(worlds: Worlds) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    shown = readme[readme.index("    async def work(turn):") :].split("\n\n", 1)[0]
+
+    async def look() -> dict[str, Any]:
+        return {"queue": "q", "tickets": [T, T]}
+
+    async def asked(turn: Turn) -> None:
+        await turn.end("done", "", {"ticket": turn.run.input["ticket"]})
+
+    known: dict[str, Any] = {"Child": Child, "look": look}
+    exec(textwrap.dedent(shown).replace("86_400", "0.01"), known)
+    world = worlds.make(asked, readme=known["work"])
+    run = await world.orchestrator.submit("default", "k", "readme", "a", {"ticket": T})
+    (state,) = await world.ended(run)
+    assert state.ended is not None
+    assert [t["result"] for t in state.ended.result["told"]] == [{"ticket": T}] * 2

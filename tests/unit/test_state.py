@@ -1,5 +1,7 @@
 """State is the fold of events: the same line builds a live run and a recovered one."""
 
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from agents.events import (
     TurnFailed,
     parse,
 )
-from agents.state import AgentState, RunState, apply, fold
+from agents.state import KEPT_TEXTS, AgentState, RunState, apply, fold
 
 STARTED = RunStarted(workflow="support", agent="support/C-1", input={"ticket": "T-1"})
 DECIDED = StepDecided(step="1", tool="refund", args={}, answer="allow", rule="r", reason="why")
@@ -130,3 +132,21 @@ def test_an_agents_turns_are_the_same_in_whatever_order_they_arrive() -> None:
     one, two = _run("r1", 1), _run("r2", 2)
     assert AgentState("a").after(one).after(two) == AgentState("a").after(two).after(one)
     assert [t.run_id for t in AgentState("a").after(two).after(one).turns] == ["r1", "r2"]
+
+
+def test_an_agent_keeps_the_words_of_its_last_turns_in_whatever_order_they_are_folded() -> None:
+    def run(number: int) -> RunState:
+        started = RunStarted(workflow="w", agent="a", input={"message": f"m{number}"})
+        ended = RunEnded(decision="answered", reason="", result={"text": f"r{number}"})
+        state = fold(f"run_{number:03}", _events(started, ended, start=100.0 * number))
+        return replace(state, run_id=f"run_{number:03}")
+
+    runs = [run(number) for number in range(KEPT_TEXTS + 20)]
+    forward = reduce(AgentState.after, runs, AgentState("a"))
+    backward = reduce(AgentState.after, reversed(runs), AgentState("a"))
+    assert forward == backward == AgentState.from_json(forward.as_json())
+    assert [t.message for t in forward.turns[-KEPT_TEXTS:]] == [
+        f"m{number}" for number in range(20, KEPT_TEXTS + 20)
+    ]
+    assert {(t.message, t.reply) for t in forward.turns[:20]} == {("", "")}
+    assert all(forward.knows(f"run_{number:03}") for number in range(KEPT_TEXTS + 20))
