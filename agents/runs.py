@@ -75,6 +75,10 @@ class Runs:
         for event in events:
             if event.seq == state.seq + 1:
                 state = apply(state, event)
+        if events and state.seq < events[-1].seq:
+            # Somebody else has added to the run, as the command line does.
+            self.forget(run_id)
+            state = await self.state(run_id)
         self._keep(state)
         if state.ended is not None:
             await self._remember(state)

@@ -48,7 +48,7 @@ class World:
         self.trace: list[str] = []
         self.dead = False
         self.hosts = 0
-        self._folder = folder
+        self.folder = folder
         self._workflows = {"support": workflow, **others}
         self._section = section
         self._actors: dict[str, Any] = {}
@@ -58,8 +58,8 @@ class World:
     def start(self) -> None:
         """A new life on the same files."""
         self.dead = False
-        self.connector = connector(self._folder)
-        self.journal = PointedJournal(self, self._folder)
+        self.connector = connector(self.folder)
+        self.journal = PointedJournal(self, self.folder)
         self.orchestrator = Orchestrator(
             lambda: self.journal,
             lambda: Policy.load(POLICY),

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from agents import driver
+from agents import control, driver
 from agents.events import RunOptions, RunStarted, WaitBegun, WaitEnded
+from agents.journal_sql import SqlJournal
 from agents.state import RunState, fold
 from agents.turn import Child, Turn
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
+from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AgentsSection
 from tests.fakes import ticket
 from tests.world import Crash, World, connect
@@ -138,6 +140,32 @@ async def test_signals_are_taken_in_order_whether_sent_before_or_after_the_wait(
         "first": {"value": {"n": 1}, "by": "ann"}, "second": {"value": {"n": 2}, "by": "bob"},
     }  # fmt: skip
     assert [s.name for s in state.signals] == ["other"]
+
+
+async def test_what_another_process_added_is_not_lost_on_the_owner(worlds: Worlds) -> None:
+    """The command line adds a signal to the journal and can't tell the orchestrator."""
+    go_on = asyncio.Event()
+
+    async def working(turn: Turn) -> None:
+        async def look() -> dict[str, Any]:
+            await go_on.wait()
+            return {}
+
+        await turn.phase("look", look)
+        told = await turn.signal("one", "word", timeout_s=30.0)
+        await turn.end("heard", "", {"told": told})
+
+    world = worlds.make(working)
+    run = await begin(world)
+    await world.until(lambda: "before host work" in world.trace)
+    other = SqlJournal("sqlite:///journal.db", world.folder, SystemClock(), SystemIds())
+    control.signal(other, run, "word", {"n": 1}, "ann")
+    other.close()
+    go_on.set()
+    (state,) = await world.ended(run)
+    assert state.ended is not None
+    assert state.ended.result["told"] == {"value": {"n": 1}, "by": "ann"}
+    assert fold(run, world.journal.read(run)) == state
 
 
 async def test_a_signal_that_does_not_come_in_time_is_none(worlds: Worlds) -> None:
