@@ -165,6 +165,7 @@ async def test_what_another_process_added_is_not_lost_on_the_owner(worlds: World
     (state,) = await world.ended(run)
     assert state.ended is not None
     assert state.ended.result["told"] == {"value": {"n": 1}, "by": "ann"}
+    assert state.failures == 0
     assert fold(run, world.journal.read(run)) == state
 
 
