@@ -220,6 +220,9 @@ class Driver:
             self._placement.lost(host)
             raise
         if (await self._runs.state(run_id)).status == "open":
+            # The turn may have written through another owner, which memory here does not know of.
+            self._runs.forget(run_id)
+        if (await self._runs.state(run_id)).status == "open":
             raise Unavailable(f"turn of {run_id}", "it returned without an outcome")
 
     def _rest(self, turn: Queued) -> None:

@@ -96,7 +96,7 @@ _KEPT_HEADS: Final = 20_000
 _ALL: Final = 1 << 31
 # What a run's status is after an event; the others leave it as it is.
 _STATUS: Final = {
-    RunClaimed: "open", WaitBegun: "waiting", WaitEnded: "open", EffectParked: "parked",
+    WaitBegun: "waiting", WaitEnded: "open", EffectParked: "parked",
     EffectResolved: "open", RunPaused: "paused", RunResumed: "open", CancelAsked: "open",
     RunEnded: "ended",
 }  # fmt: skip

@@ -8,6 +8,7 @@ by being recovered alone.
 """
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ from cluster.telemetry import logger
 NAME: Final = "orchestrator"
 MAX_CHILDREN: Final = 1_000
 RESCAN_S: Final = 5.0
+_LOOK_AT_ALL: Final = 12
 
 log = logger("orchestrator")
 
@@ -391,19 +393,24 @@ class Orchestrator:
         return result
 
     async def _rescan(self) -> None:
-        """Take up what nobody works on: a run that another owner took and left, or that the command
-        line changed while we could not be told."""
-        while True:
+        """Take up what nobody works on: a run that another owner took and left, that the command
+        line changed while we could not be told, or whose timer was another owner's."""
+        for count in itertools.count(1):
             await asyncio.sleep(RESCAN_S)
             try:
-                rows = await self._runs.commits.do(partial(self._journal.runs, status="open"))
+                rows = await self._runs.commits.do(self._journal.open_runs)
             except MainspringError as error:
                 log.warning("open runs can't be listed: %s", error)
                 continue
             for row in rows:
-                if row.run_id not in self._driver:
+                if row.status == "open" and row.run_id not in self._driver:
                     self._runs.forget(row.run_id)
                     self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
+            late = self._clock.now() - RESCAN_S
+            everything = count % _LOOK_AT_ALL == 0
+            await self._look_through(
+                [r for r in rows if everything or (r.wait_until or late) < late]
+            )
 
     def _moved(self, state: RunState) -> None:
         if state.ended is not None and state.options.parent:
@@ -422,10 +429,10 @@ class Orchestrator:
         """Set the timers of what an earlier life left waiting, and end waits whose time has come
         since. One by one: there may be many."""
         for row in rows:
-            if row.status != "open" or row.deadline_at is not None:
-                await self._looked_safely(row.run_id)
             if row.status != "open":
                 self._runs.forget(row.run_id)
+            if row.status != "open" or row.deadline_at is not None:
+                await self._looked_safely(row.run_id)
 
     async def _looked_safely(self, run_id: str) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents import control, driver
+from agents import control, driver, orchestrator
 from agents.events import RunOptions, RunStarted, WaitBegun, WaitEnded
 from agents.journal_sql import SqlJournal
 from agents.state import RunState, fold
@@ -167,6 +167,24 @@ async def test_what_another_process_added_is_not_lost_on_the_owner(worlds: World
     assert state.ended.result["told"] == {"value": {"n": 1}, "by": "ann"}
     assert state.failures == 0
     assert fold(run, world.journal.read(run)) == state
+
+
+async def test_a_wait_that_another_owner_began_is_ended_by_who_is_left(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator, "RESCAN_S", 0.02)
+    world = worlds.make(sleeping)
+    run = await begin(world)
+    await stands(world, run, "waiting")
+    # Another owner claims it and sets a timer of its own; then it is gone.
+    other = SqlJournal("sqlite:///journal.db", world.folder, SystemClock(), SystemIds())
+    epoch = other.claim(run, "another owner")
+    until = time.time() + 0.1
+    other.append(run, epoch, [WaitBegun(step="nap", awaited="timer", until=until)])
+    other.close()
+    (state,) = await world.ended(run)
+    assert state.ended is not None
+    assert (state.ended.decision, state.failures) == ("rested", 0)
 
 
 async def test_a_signal_that_does_not_come_in_time_is_none(worlds: Worlds) -> None:

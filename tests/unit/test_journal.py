@@ -415,6 +415,15 @@ def test_a_runs_row_says_what_its_events_add_up_to(
     assert [r.run_id for r in journal.open_runs()] == ([] if status == "ended" else [run_id])
 
 
+def test_a_run_that_waits_still_waits_for_whoever_claims_it(journal: SqlJournal) -> None:
+    run_id = _run(journal)
+    journal.append(run_id, journal.claim(run_id, "queued"), [NAP])
+    journal.claim(run_id, "another owner")
+    row = journal.row(run_id)
+    assert (row.status, row.wait_until) == ("waiting", 9.0)
+    assert fold(run_id, journal.read(run_id)).status == "waiting"
+
+
 def test_heads_that_another_owner_moved_are_read_again(
     journal: SqlJournal, opened: Callable[[], SqlJournal]
 ) -> None:
