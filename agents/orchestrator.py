@@ -282,7 +282,7 @@ class Orchestrator:
     async def define_agent(self, tenant: str, spec: AgentSpec) -> AgentRow:
         """See `agents.registry.Registry.define`."""
         row = await self._runs.commits.do(self._registry.define, tenant, spec)
-        self._runs.forget_spec(tenant, spec.id)
+        self._runs.forget_agent(tenant, spec.id)
         return row
 
     async def find_agent(self, tenant: str, agent: str) -> AgentRow:
@@ -346,6 +346,7 @@ class Orchestrator:
                 await self._control(
                     control.copy, earlier, f"agent:{spec.id}:{earlier}", spec.id
                 )  # fmt: skip
+        self._runs.forget_agent(tenant, spec.id)
         await self.fork(run_id, after, f"agent:{spec.id}:{run_id}", spec.id)
         return row
 

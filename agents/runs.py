@@ -97,14 +97,24 @@ class Runs:
         if key not in self._agents:
             found = await self.commits.do(self.registry.snapshot, tenant, agent)
             state = found or AgentState(agent)
-            for row in await self.commits.do(self.journal.runs, tenant, "ended", agent):
-                if not state.knows(row.run_id):
-                    state = state.after(await self.state(row.run_id))
+            # Until a look finds nothing new: a run may end while others are being read.
+            while missing := await self._not_in(state, tenant):
+                for run_id in missing:
+                    state = state.after(await self.state(run_id))
             self._agents[key] = state
             if len(self._agents) > _KEPT_AGENTS:
                 self._agents.popitem(last=False)
         self._agents.move_to_end(key)
         return self._agents[key]
+
+    def forget_agent(self, tenant: str, agent: str) -> None:
+        """Its runs are other ones now, and it may be registered."""
+        self._agents.pop((tenant, agent), None)
+        self._specs.pop((tenant, agent), None)
+
+    async def _not_in(self, state: AgentState, tenant: str) -> list[str]:
+        rows = await self.commits.do(self.journal.runs, tenant, "ended", state.agent)
+        return [row.run_id for row in rows if not state.knows(row.run_id)]
 
     async def spec(self, tenant: str, agent: str) -> AgentSpec | None:
         """How an agent was registered; None for one that was not."""
@@ -118,10 +128,6 @@ class Runs:
             if len(self._specs) > _KEPT_AGENTS:
                 self._specs.popitem(last=False)
         return self._specs[key]
-
-    def forget_spec(self, tenant: str, agent: str) -> None:
-        """The agent was registered anew."""
-        self._specs.pop((tenant, agent), None)
 
     async def events(self, run_id: str, after: int, limit: int) -> list[Event]:
         """See `Journal.read`."""
