@@ -408,7 +408,10 @@ def main() -> int:
             with _store(store) as (url, folder, disturb):
                 print(f"{store}: {given.kills} kills", file=sys.stderr)
                 matrix, told = _one(url, folder, disturb, given)
-            figures += _figures(store, matrix, told, given.kills)
+            measured = _figures(store, matrix, told, given.kills)
+            for figure in measured:
+                print(f"  {figure.name}: {figure.value:.4g}", file=sys.stderr)
+            figures += measured
             details[store] = {
                 "kills": _by_point(matrix.kills), "not reached": dict(matrix.missed),
                 "disturbed": dict(matrix.disturbed), "runs": told.runs, "effects": told.effects,

@@ -63,9 +63,9 @@ def restart(url: str) -> None:
     binaries, folder = _binaries(), Path(parse_qs(urlsplit(url).query)["host"][0])
     assert binaries is not None, reason_not_to()
     owner = _owner() if os.getuid() == 0 else None
-    for words in (("-m", "immediate"), ("-l", folder / "log")):
-        command = "stop" if words[0] == "-m" else "start"
-        _run(owner, binaries / "pg_ctl", "-D", folder / "data", "-w", *words, command)
+    # `restart` begins with the options that it was started with.
+    words = ("-w", "-m", "immediate", "-l", folder / "log", "restart")
+    _run(owner, binaries / "pg_ctl", "-D", folder / "data", *words)
 
 
 def _binaries() -> Path | None:
