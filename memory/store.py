@@ -1,44 +1,73 @@
-"""The part that keeps vectors and finds the nearest."""
+"""The index: the part that keeps vectors and keyword weights and finds the nearest.
 
-from collections.abc import Sequence
+It is derived. The log (memory/log.py) holds what is remembered; the index holds no text, may be
+dropped at any time, and is made anew from the log.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from memory.embed import Vectors
-from memory.records import Record, Scored
+from memory.records import Record
+from memory.scope import Filter
+
+Keywords = Mapping[int, float]
+"""Weights by term number: a sparse vector. What the numbers mean is words.py's to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index keeps of a record: its id and the columns of a Filter, its vector of shape
+    (384,), and its keyword weights (empty where it has none)."""
+
+    record: Record
+    vector: Vectors
+    keywords: Keywords = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A found record's id and its score: the cosine, or the keywords' inner product. Higher is
+    nearer in both."""
+
+    id: str
+    score: float
 
 
 class VectorStore(Protocol):
-    """Records with one vector each.
+    """Rows, found by vector or by keywords within a Filter.
 
-    Every call names a tenant or carries it in its records, and touches no other tenant's rows.
-    What `upsert` acknowledged is found by the next `search`, and survives the end of the process.
-    All calls block; all raise Unavailable when the store can't be reached, and InvalidInput for
-    a vector that is not finite, is zero or has the wrong length. One writer at a time; readers
-    may come beside it.
+    What `upsert` acknowledged is found by the next search and survives the end of the process;
+    `flush` makes finding it cheap. A search gives only rows that its Filter admits, at most
+    `limit`, best first. All calls block; all raise Unavailable when the index can't be reached,
+    and `upsert` and `nearest` raise InvalidInput for a vector that is not finite, is zero or has
+    the wrong length, before anything is written. One writer at a time; readers may come beside it.
     """
 
-    def upsert(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Keep each record with the vector of its row; a record of the same id is replaced."""
+    def upsert(self, rows: Sequence[Row]) -> None:
+        """Keep the rows; a row of the same record is replaced whole."""
 
-    def known(self, tenant: str, ids: Sequence[str]) -> set[str]:
-        """Those of the ids that the tenant has."""
+    def delete(self, ids: Sequence[str]) -> None:
+        """Forget the rows, whoever's they are; ids that are not there are ignored."""
 
-    def members(self, tenant: str, documents: Sequence[str]) -> set[str]:
-        """Ids of the tenant's records that are parts of the documents."""
+    def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
+        """The rows with the greatest cosine to a vector of shape (384,)."""
 
-    def search(
-        self, vector: Vectors, tenant: str, kinds: Sequence[str], limit: int
-    ) -> list[Scored]:
-        """The tenant's nearest records of the kinds (all kinds when empty), nearest first."""
+    def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
+        """The rows with the greatest inner product of keyword weights, above 0 only."""
 
-    def delete(self, tenant: str, ids: Sequence[str]) -> None:
-        """Forget the records; ids that are not there are ignored."""
+    def ids(self) -> set[str]:
+        """Every row's id, of all tenants; what the log is compared with."""
 
-    def count(self, tenant: str) -> int:
-        """How many records the tenant has."""
+    def count(self) -> int:
+        """How many rows there are, of all tenants."""
 
     def flush(self) -> None:
         """Move acknowledged rows to where searching them is cheap."""
+
+    def drop(self) -> None:
+        """Remove every row and its bytes on disk, and go on empty."""
 
     def close(self) -> None:
         """Let go of the store; a second call does nothing."""
