@@ -1,0 +1,223 @@
+"""The index as readers see it: what is on disk together with what is still on its way there.
+
+Rows wait in a Tail, where they are found at once, and move to the store by number or by time, each
+move ending in a flush: the store never holds rows that are dear to search. The log says which
+rows there should be; `align` brings the index in step with it, from nothing if need be.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cluster.errors import MainspringError, Overloaded
+from cluster.ids import Clock, jittered
+from memory.embed import Vectors
+from memory.log import Log
+from memory.scope import Filter
+from memory.store import Keywords, Match, Row, VectorStore
+from memory.tail import Tail
+
+logger = logging.getLogger(__name__)
+
+_MOVED_AT_ONCE: Final = 500
+_LONGEST_PAUSE_S: Final = 30.0
+_ROOM_TIMEOUT_S: Final = 30.0
+
+Progress = Callable[[int, int], None]
+"""Told how many rows are done, of how many."""
+Rows = Callable[[Sequence[str]], list[Row]]
+"""Reads rows from the log, blocking; those that have no vector are left out."""
+
+
+class Index:
+    """Searches and fills a store. For one event loop; blocking calls run beside it.
+
+    `rows` and `seconds` bound how many rows wait and for how long; `most` is the number of waiting
+    rows at which writers wait too.
+    """
+
+    def __init__(
+        self, log: Log, store: VectorStore, clock: Clock, rows: int, seconds: float, most: int
+    ) -> None:
+        self._log, self._store, self._clock = log, store, clock
+        self._rows, self._seconds, self._most = rows, seconds, most
+        self._tail = Tail()
+        self._gone: set[str] = set()
+        self._since = 0.0
+        self._upto = 0
+        self._refilling = 0
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._moving = asyncio.Lock()
+        self._mover: asyncio.Task[None] | None = None
+        self.trouble = ""
+
+    @property
+    def waiting(self) -> int:
+        """How many rows the store does not have yet, or still has though they are gone."""
+        return len(self._tail) + len(self._gone)
+
+    def put(self, rows: Sequence[Row], upto: int) -> None:
+        """Take rows in; they are found from now on. With them comes everything up to event
+        `upto` of the log."""
+        self._begin_waiting()
+        self._tail.upsert(rows)
+        self._gone -= {row.record.id for row in rows}
+        self._upto = upto
+        self._wake.set()
+
+    def remove(self, ids: Sequence[str], upto: int) -> None:
+        """Rows of these ids are not found from now on."""
+        self._begin_waiting()
+        self._tail.delete(ids)
+        self._gone |= set(ids)
+        self._upto = upto
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until rows may come. Overloaded when the store does not keep up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ROOM_TIMEOUT_S):
+                # rows that come from the log again are no writer's fault
+                while len(self._tail) >= self._most + self._refilling:
+                    self._moved.clear()
+                    await self._moved.wait()
+                return
+        raise Overloaded("memory index", f"{len(self._tail)} rows wait for it: {self.trouble}", 5.0)
+
+    async def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
+        """See VectorStore."""
+        here = self._tail.nearest(vector, scope, limit)
+        there = await asyncio.to_thread(self._store.nearest, vector, scope, limit)
+        return self._merged(here, there, limit)
+
+    async def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
+        """See VectorStore."""
+        if not keywords:
+            return []
+        here = self._tail.matching(keywords, scope, limit)
+        there = await asyncio.to_thread(self._store.matching, keywords, scope, limit)
+        return self._merged(here, there, limit)
+
+    def _merged(self, here: list[Match], there: list[Match], limit: int) -> list[Match]:
+        # what waits is newer than what the store says of the same record
+        older = [match for match in there if not self._knows(match.id)]
+        known = {match.id for match in here}
+        both = here + [match for match in older if match.id not in known]
+        return sorted(both, key=lambda m: (-m.score, m.id))[:limit]
+
+    async def align(self, rows: Rows) -> int:
+        """Take what the store lacks into the tail and what it has too much out. Returns how many
+        rows that were."""
+        here = await asyncio.to_thread(self._log.seqs)
+        there = await asyncio.to_thread(self._store.ids)
+        marked = await asyncio.to_thread(self._log.marked)
+        missing = [id for id, seq in here.items() if seq > marked or id not in there]
+        extra = there - here.keys()
+        self._upto = max(here.values(), default=0)
+        await self._take(missing, rows)
+        if extra:
+            self.remove(sorted(extra), self._upto)
+        return len(missing) + len(extra)
+
+    async def rebuild(self, rows: Rows, progress: Progress | None = None) -> int:
+        """Drop the store and fill it again from the log; searches and writes go on meanwhile.
+        Returns the number of rows."""
+        async with self._moving:
+            await asyncio.to_thread(self._log.mark, 0)
+            here = await asyncio.to_thread(self._log.seqs)
+            await self._take([id for id in here if id not in self._tail], rows)
+            await asyncio.to_thread(self._store.drop)
+            self._gone.clear()
+            total = len(self._tail)
+            while len(self._tail):
+                await self._move()
+                if progress is not None:
+                    progress(max(total - len(self._tail), 0), total)
+            await asyncio.to_thread(self._log.mark, self._upto)
+        return total
+
+    async def _take(self, ids: list[str], rows: Rows) -> None:
+        for start in range(0, len(ids), _MOVED_AT_ONCE):
+            part = await asyncio.to_thread(rows, ids[start : start + _MOVED_AT_ONCE])
+            self._begin_waiting()
+            # what was put or removed meanwhile is newer than what was read
+            self._tail.upsert([row for row in part if not self._knows(row.record.id)])
+        self._refilling = len(self._tail)
+        self._wake.set()
+
+    def _knows(self, id: str) -> bool:
+        return id in self._tail or id in self._gone
+
+    async def settle(self) -> None:
+        """Move everything now."""
+        async with self._moving:
+            while self.waiting:
+                await self._move()
+
+    async def close(self) -> None:
+        """Move what waits and let go of the store."""
+        if self._mover is not None:
+            self._mover.cancel()
+            await asyncio.gather(self._mover, return_exceptions=True)
+        try:
+            await self.settle()
+        finally:
+            await asyncio.to_thread(self._store.close)
+
+    def start(self) -> None:
+        """Move rows in the background from now on."""
+        if self._mover is None or self._mover.done():
+            self._mover = asyncio.create_task(self._run())
+
+    def _begin_waiting(self) -> None:
+        if not self.waiting:
+            self._since = self._clock.monotonic()
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while True:
+            await self._due()
+            try:
+                async with self._moving:
+                    await self._move()
+                pause, self.trouble = 0.0, ""
+            except MainspringError as error:
+                # the rows stay in the tail, where they are found; the log has them anyway
+                self.trouble = str(error)
+                logger.warning("memory index: %s", error)
+                pause = min(max(2 * pause, 0.5), _LONGEST_PAUSE_S)
+                await asyncio.sleep(jittered(pause))
+
+    async def _due(self) -> None:
+        while self.waiting < self._rows:
+            left: float | None = None
+            if self.waiting:
+                left = self._seconds - (self._clock.monotonic() - self._since)
+                if left <= 0:
+                    return
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+
+    async def _move(self) -> None:
+        rows, gone, upto = self._tail.oldest(_MOVED_AT_ONCE), sorted(self._gone), self._upto
+        whole = len(rows) == len(self._tail)
+        self._since = self._clock.monotonic()
+        await asyncio.to_thread(self._write, rows, gone, upto if whole else None)
+        self._tail.settle(rows)
+        self._gone -= {id for id in gone if id not in self._tail}
+        self._refilling = min(self._refilling, len(self._tail))
+        self._moved.set()
+
+    def _write(self, rows: list[Row], gone: list[str], upto: int | None) -> None:
+        if gone:
+            self._store.delete(gone)
+        if rows:
+            self._store.upsert(rows)
+        self._store.flush()
+        if upto is not None:
+            self._log.mark(upto)

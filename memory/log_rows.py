@@ -1,0 +1,272 @@
+"""The tables of memory's log, and reading them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import TextClause, bindparam, text
+
+from cluster.database import Database
+from cluster.errors import DataError
+from memory.embed import Vectors
+from memory.records import Origin, Record
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE memory_events (
+        seq BIGINT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, tenant TEXT NOT NULL,
+        what TEXT NOT NULL, id TEXT NOT NULL, made_by TEXT NOT NULL, why TEXT NOT NULL,
+        digest TEXT NOT NULL, hash TEXT NOT NULL
+    );
+    CREATE INDEX memory_events_by_id ON memory_events (tenant, id, seq);
+    CREATE TABLE memory_records (
+        id TEXT PRIMARY KEY, seq BIGINT NOT NULL, tenant TEXT NOT NULL, tier TEXT NOT NULL,
+        kind TEXT NOT NULL, document TEXT NOT NULL, number BIGINT NOT NULL, subject TEXT NOT NULL,
+        session TEXT NOT NULL, expires_at DOUBLE PRECISION, recorded_at DOUBLE PRECISION NOT NULL,
+        superseded_at DOUBLE PRECISION, body TEXT NOT NULL, digest TEXT NOT NULL
+    );
+    CREATE INDEX memory_records_by_seq ON memory_records (seq);
+    CREATE INDEX memory_records_by_document ON memory_records (tenant, document, number);
+    CREATE INDEX memory_records_by_subject ON memory_records (tenant, subject, id);
+    CREATE INDEX memory_records_by_session ON memory_records (tenant, session, id);
+    CREATE INDEX memory_records_by_expiry ON memory_records (expires_at);
+    CREATE TABLE memory_vectors (
+        id TEXT NOT NULL, space TEXT NOT NULL, vector BYTEA NOT NULL, PRIMARY KEY (id, space)
+    );
+    CREATE TABLE memory_parents (
+        child TEXT NOT NULL, parent TEXT NOT NULL, PRIMARY KEY (child, parent)
+    );
+    CREATE INDEX memory_parents_by_parent ON memory_parents (parent);
+    CREATE TABLE memory_marks (space TEXT PRIMARY KEY, seq BIGINT NOT NULL);
+    CREATE TABLE memory_holds (
+        tenant TEXT NOT NULL, subject TEXT NOT NULL, placed_by TEXT NOT NULL, why TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL, PRIMARY KEY (tenant, subject)
+    );
+    CREATE TABLE memory_documents (
+        tenant TEXT NOT NULL, document TEXT NOT NULL, place TEXT NOT NULL, digest TEXT NOT NULL,
+        ids TEXT NOT NULL, PRIMARY KEY (tenant, document)
+    )
+    """,
+)
+TABLES: Final = (
+    "memory_events", "memory_records", "memory_vectors", "memory_parents", "memory_holds",
+)  # fmt: skip
+_PART: Final = 500
+_SELECT: Final = (
+    "SELECT id, seq, tenant, recorded_at, superseded_at, body, digest FROM memory_records"
+)
+# Fields of a record that columns or the id hold already.
+_OUTSIDE: Final = ("id", "recorded_at", "superseded_at")
+
+
+def _with_ids(statement: str) -> TextClause:
+    return text(statement).bindparams(bindparam("ids", expanding=True))
+
+
+_GET = _with_ids(f"{_SELECT} WHERE tenant = :t AND id IN :ids")
+_ANY = _with_ids(f"{_SELECT} WHERE id IN :ids")
+_CHILDREN = _with_ids("SELECT child, parent FROM memory_parents WHERE parent IN :ids")
+_MEMBERS = _with_ids(
+    "SELECT id FROM memory_records WHERE tenant = :t AND superseded_at IS NULL AND document IN :ids"
+)
+_PAGE = text(
+    f"{_SELECT} WHERE tenant = :t AND id > :after AND (:subject = '' OR subject = :subject)"
+    " AND (:session = '' OR session = :session) AND (:kind = '' OR kind = :kind)"
+    " AND (:tier = '' OR tier = :tier) AND (expires_at IS NULL OR expires_at > :now)"
+    " AND superseded_at IS NULL ORDER BY id LIMIT :n"
+)
+_SUBJECT = text(f"{_SELECT} WHERE tenant = :t AND subject = :s")
+_EXPIRED = text(f"{_SELECT} WHERE expires_at <= :now ORDER BY expires_at LIMIT :n")
+_NEAR = text(
+    f"{_SELECT} WHERE tenant = :t AND document = :d AND number BETWEEN :first AND :last"
+    " AND number > 0 AND superseded_at IS NULL"
+)
+_FEED = _with_ids(
+    "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
+    " FROM memory_records r JOIN memory_vectors v ON v.id = r.id AND v.space = :space"
+    " WHERE r.id IN :ids"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A record with its vector and the number of the event that last changed it."""
+
+    record: Record
+    vector: Vectors
+    seq: int
+
+
+def columns(record: Record) -> dict[str, Any]:
+    """The record as a row of memory_records, but for `seq`."""
+    fields = {k: v for k, v in asdict(record).items() if k not in _OUTSIDE}
+    body = json.dumps(fields, ensure_ascii=False)
+    return {
+        "id": record.id, "tenant": record.tenant, "tier": record.tier, "kind": record.kind,
+        "document": record.document, "number": record.number, "subject": record.subject,
+        "session": record.session, "expires_at": record.expires_at,
+        "recorded_at": record.recorded_at, "superseded_at": record.superseded_at,
+        "body": body, "digest": _digest(body),
+    }  # fmt: skip
+
+
+def record_of(row: Any) -> Record:
+    """The row as a record. DataError when it is not as it was written."""
+    where = f"memory record {row.id}"
+    if _digest(row.body) != row.digest:
+        raise DataError(where, "its content does not match its checksum")
+    fields = json.loads(row.body)
+    fields["origin"] = Origin(**fields["origin"])
+    for name in ("labels", "parents"):
+        fields[name] = tuple(fields[name])
+    stamps = {"recorded_at": row.recorded_at, "superseded_at": row.superseded_at}
+    record = Record(**fields, **stamps)
+    if record.id != row.id or record.tenant != row.tenant:
+        raise DataError(where, "its content does not match its id")
+    return record
+
+
+def _digest(body: str) -> str:
+    return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+class LogRows:
+    """What can be read from the log; expired and superseded records included unless it says not."""
+
+    _database: Database
+    _space: str
+
+    def get(self, tenant: str, ids: Sequence[str]) -> dict[str, Record]:
+        """The tenant's records among the ids."""
+        return {r.id: r for r in self._records(_GET, ids, t=tenant)}
+
+    def page(
+        self,
+        tenant: str,
+        now: float,
+        after: str = "",
+        limit: int = 100,
+        *,
+        subject: str = "",
+        session: str = "",
+        kind: str = "",
+        tier: str = "",
+    ) -> list[Record]:
+        """The tenant's living records by id, those behind `after`; "" leaves a field open."""
+        return self._rows(
+            _PAGE, t=tenant, now=now, after=after, n=limit, subject=subject, session=session,
+            kind=kind, tier=tier,
+        )  # fmt: skip
+
+    def about(self, tenant: str, subject: str) -> list[Record]:
+        """Every record about the subject."""
+        return self._rows(_SUBJECT, t=tenant, s=subject)
+
+    def expired(self, now: float, limit: int) -> list[Record]:
+        """Records of all tenants whose time is over, the oldest first."""
+        return self._rows(_EXPIRED, now=now, n=limit)
+
+    def near(self, record: Record, reach: int) -> list[Record]:
+        """The record and the passages at most `reach` places before and after it in its document;
+        only itself, if it has no place."""
+        if not record.number:
+            return [record]
+        first, last = record.number - reach, record.number + reach
+        return self._rows(_NEAR, t=record.tenant, d=record.document, first=first, last=last)
+
+    def members(self, tenant: str, documents: Sequence[str]) -> set[str]:
+        """Ids of the tenant's living records that are parts of the documents."""
+        return {row.id for row in self._listed(_MEMBERS, documents, t=tenant)}
+
+    def descendants(self, ids: Sequence[str]) -> list[Record]:
+        """Every record derived from these, over any number of steps, without these."""
+        found: dict[str, None] = {}
+        step = list(ids)
+        while step:
+            children = [row.child for row in self._listed(_CHILDREN, step)]
+            step = [c for c in dict.fromkeys(children) if c not in found and c not in ids]
+            found.update(dict.fromkeys(step))
+        return self._records(_ANY, list(found))
+
+    def orphans(self) -> int:
+        """How many records name a parent that is not there."""
+        return int(
+            self._one(
+                "SELECT count(DISTINCT child) FROM memory_parents WHERE parent NOT IN"
+                " (SELECT id FROM memory_records)"
+            )
+        )
+
+    def count(self, tenant: str | None = None) -> int:
+        """How many records there are, of one tenant or of all."""
+        if tenant is None:
+            return int(self._one("SELECT count(*) FROM memory_records"))
+        return int(self._one("SELECT count(*) FROM memory_records WHERE tenant = :t", t=tenant))
+
+    def seqs(self) -> dict[str, int]:
+        """Every record's id, with the number of its last event, oldest first."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(text("SELECT id, seq FROM memory_records ORDER BY seq"))
+            return {row.id: int(row.seq) for row in rows}
+
+    def marked(self) -> int:
+        """The event up to which the index has everything; 0 when none was marked."""
+        found = self._one("SELECT max(seq) FROM memory_marks WHERE space = :s", s=self._space)
+        return int(found or 0)
+
+    def logged(self, ids: Sequence[str]) -> Iterator[Logged]:
+        """The records of the ids that have a vector in the space, with it."""
+        for row in self._listed(_FEED, ids, space=self._space):
+            vector = np.frombuffer(bytes(row.vector), np.float32)
+            yield Logged(record_of(row), vector, int(row.seq))
+
+    def texts(self, tenant: str) -> Iterator[str]:
+        """The text of each of the tenant's living records."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                text(f"{_SELECT} WHERE tenant = :t AND superseded_at IS NULL"), {"t": tenant}
+            ).all()
+        for row in rows:
+            yield record_of(row).text
+
+    def held(self, tenant: str) -> dict[str, str]:
+        """The subjects under a hold, with why."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                text("SELECT subject, why FROM memory_holds WHERE tenant = :t"), {"t": tenant}
+            )
+            return {row.subject: row.why for row in rows}
+
+    def history(self, tenant: str, id: str) -> list[dict[str, Any]]:
+        """The events of a record, or of a receipt, in order: at, what, by, why."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT at, what, made_by, why FROM memory_events"
+                    " WHERE tenant = :t AND id = :i ORDER BY seq"
+                ),
+                {"t": tenant, "i": id},
+            )
+            return [{"at": r.at, "what": r.what, "by": r.made_by, "why": r.why} for r in rows]
+
+    def _one(self, statement: str, **values: object) -> Any:
+        with self._database.transaction() as connection:
+            return connection.execute(text(statement), values).scalar()
+
+    def _rows(self, statement: TextClause, **values: object) -> list[Record]:
+        with self._database.transaction() as connection:
+            rows = connection.execute(statement, values).all()
+        return [record_of(row) for row in rows]
+
+    def _records(self, statement: TextClause, ids: Sequence[str], **values: object) -> list[Record]:
+        return [record_of(row) for row in self._listed(statement, ids, **values)]
+
+    def _listed(self, statement: TextClause, ids: Sequence[str], **values: object) -> Iterator[Any]:
+        for start in range(0, len(ids), _PART):
+            part = list(ids[start : start + _PART])
+            with self._database.transaction() as connection:
+                rows = connection.execute(statement, {**values, "ids": part}).all()
+            yield from rows
