@@ -118,12 +118,21 @@ class EncoderSection(Section):
 
 
 class MemorySection(Section):
-    """Milvus. A `uri` without a scheme is a Milvus Lite file below `data_dir`."""
+    """What is remembered: the log, a SQLAlchemy URL (a relative SQLite path lies below `data_dir`),
+    and the index on it, Milvus. A `uri` without a scheme is a Milvus Lite file below `data_dir`."""
 
+    log: str = Field("sqlite:///memory-log.db", repr=False)
     uri: str = "memory.db"
     token: str = Field("", repr=False)
-    flush_rows: int = Field(200, ge=1)
-    flush_seconds: float = Field(2.0, gt=0)
+    flush_rows: int = Field(200, ge=1, description="rows that wait for the index at most")
+    flush_seconds: float = Field(2.0, gt=0, description="how long they wait at most")
+    sweep_seconds: float = Field(60.0, gt=0, description="between two sweeps of what has expired")
+    purge_seconds: float = Field(
+        3600.0, gt=0, description="between two rewritings of the files without what was swept"
+    )
+    erase_wait_s: float = Field(
+        60.0, gt=0, description="how long a forgetting waits until the bytes are gone"
+    )
 
 
 class JournalSection(Section):

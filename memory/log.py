@@ -60,6 +60,8 @@ _REMOVE = tuple(
 _MARK = text(
     "INSERT INTO memory_marks VALUES (:space, :seq) ON CONFLICT (space) DO UPDATE SET seq = :seq"
 )
+_NOTE = text("INSERT INTO memory_documents VALUES (:t, :d, :p, :h, :ids)")
+_UNNOTE = text("DELETE FROM memory_documents WHERE tenant = :t AND document = :d")
 _HOLD = text(
     "INSERT INTO memory_holds VALUES (:t, :s, :by, :why, :at) ON CONFLICT (tenant, subject)"
     " DO UPDATE SET placed_by = :by, why = :why, at = :at"
@@ -154,6 +156,9 @@ class Log(LogRows):
                 part = records[start : start + _PART]
                 for statement in _REMOVE:
                     connection.execute(statement, {"ids": [r.id for r in part]})
+                # a document that lost a part is read again in full when it comes again
+                lost = {(r.tenant, r.document) for r in part}
+                connection.execute(_UNNOTE, [{"t": t, "d": d} for t, d in sorted(lost)])
                 self._append(connection, [_Change(r.tenant, what, r.id) for r in part], note)
 
     def hold(self, tenant: str, subject: str, note: Note) -> None:
@@ -175,6 +180,16 @@ class Log(LogRows):
         """Keep a receipt of an erasure as an event."""
         with self._database.transaction() as connection:
             self._append(connection, [_Change(tenant, "erased", id)], Note("", body))
+
+    def note_document(
+        self, tenant: str, document: str, place: str, digest: str, ids: Sequence[str]
+    ) -> None:
+        """Note what a document gave when it was last read; an empty digest takes the note away."""
+        row = {"t": tenant, "d": document, "p": place, "h": digest, "ids": json.dumps(list(ids))}
+        with self._database.transaction() as connection:
+            connection.execute(_UNNOTE, row)
+            if digest:
+                connection.execute(_NOTE, row)
 
     def mark(self, seq: int) -> None:
         """Say that the index has everything up to event `seq`."""

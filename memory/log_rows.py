@@ -67,6 +67,7 @@ def _with_ids(statement: str) -> TextClause:
 
 
 _GET = _with_ids(f"{_SELECT} WHERE tenant = :t AND id IN :ids")
+_KNOWN = _with_ids("SELECT id FROM memory_records WHERE id IN :ids")
 _ANY = _with_ids(f"{_SELECT} WHERE id IN :ids")
 _CHILDREN = _with_ids("SELECT child, parent FROM memory_parents WHERE parent IN :ids")
 _MEMBERS = _with_ids(
@@ -80,7 +81,7 @@ _PAGE = text(
 )
 _SUBJECT = text(f"{_SELECT} WHERE tenant = :t AND subject = :s")
 _EXPIRED = text(f"{_SELECT} WHERE expires_at <= :now ORDER BY expires_at LIMIT :n")
-_NEAR = text(
+_PASSAGES = text(
     f"{_SELECT} WHERE tenant = :t AND document = :d AND number BETWEEN :first AND :last"
     " AND number > 0 AND superseded_at IS NULL"
 )
@@ -139,6 +140,10 @@ class LogRows:
     _database: Database
     _space: str
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are there, whoever's they are."""
+        return {row.id for row in self._listed(_KNOWN, ids)}
+
     def get(self, tenant: str, ids: Sequence[str]) -> dict[str, Record]:
         """The tenant's records among the ids."""
         return {r.id: r for r in self._records(_GET, ids, t=tenant)}
@@ -169,13 +174,9 @@ class LogRows:
         """Records of all tenants whose time is over, the oldest first."""
         return self._rows(_EXPIRED, now=now, n=limit)
 
-    def near(self, record: Record, reach: int) -> list[Record]:
-        """The record and the passages at most `reach` places before and after it in its document;
-        only itself, if it has no place."""
-        if not record.number:
-            return [record]
-        first, last = record.number - reach, record.number + reach
-        return self._rows(_NEAR, t=record.tenant, d=record.document, first=first, last=last)
+    def passages(self, tenant: str, document: str, first: int, last: int) -> list[Record]:
+        """The living parts of the document that are numbered from `first` to `last`."""
+        return self._rows(_PASSAGES, t=tenant, d=document, first=first, last=last)
 
     def members(self, tenant: str, documents: Sequence[str]) -> set[str]:
         """Ids of the tenant's living records that are parts of the documents."""
@@ -191,12 +192,24 @@ class LogRows:
             found.update(dict.fromkeys(step))
         return self._records(_ANY, list(found))
 
-    def orphans(self) -> int:
-        """How many records name a parent that is not there."""
+    def orphans(self, tenant: str) -> int:
+        """How many of the tenant's records name a parent that is not there."""
         return int(
             self._one(
-                "SELECT count(DISTINCT child) FROM memory_parents WHERE parent NOT IN"
-                " (SELECT id FROM memory_records)"
+                "SELECT count(DISTINCT child) FROM memory_parents JOIN memory_records r"
+                " ON r.id = child WHERE r.tenant = :t"
+                " AND parent NOT IN (SELECT id FROM memory_records)",
+                t=tenant,
+            )
+        )
+
+    def overdue(self, tenant: str, now: float) -> int:
+        """How many of the tenant's records have expired and are still there."""
+        return int(
+            self._one(
+                "SELECT count(*) FROM memory_records WHERE tenant = :t AND expires_at <= :now",
+                t=tenant,
+                now=now,
             )
         )
 
@@ -231,6 +244,18 @@ class LogRows:
             ).all()
         for row in rows:
             yield record_of(row).text
+
+    def ingested(self, tenant: str, place: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
+        """Document, place, digest and record ids of what was read from a place."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT document, place, digest, ids FROM memory_documents"
+                    " WHERE tenant = :t AND place = :p"
+                ),
+                {"t": tenant, "p": place},
+            ).all()
+        return [(r.document, r.place, r.digest, tuple(json.loads(r.ids))) for r in rows]
 
     def held(self, tenant: str) -> dict[str, str]:
         """The subjects under a hold, with why."""

@@ -5,6 +5,7 @@ and carries all of their labels. What a model writes from nothing is untrusted.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -16,6 +17,7 @@ PERSONAL: Final = ("preference", "rule")
 """Kinds that steer what agents do; untrusted text becomes one only by a person's act."""
 SHORT_LIVED: Final = ("user", "model", "run", "tool")
 """Source kinds whose records start in a session and become long-term by promotion."""
+FILE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def stamped(record: Record, parents: Mapping[str, Record]) -> Record:
@@ -45,6 +47,12 @@ def require_entry(record: Record, promoted: bool) -> None:
     if record.tier == "long_term" and not promoted:
         if record.origin.source_kind in SHORT_LIVED:
             raise InvalidInput("tier", "long_term", "session: long-term is entered by promotion")
+
+
+def require_newest(record: Record) -> None:
+    """Raises Conflict for a record that has a newer version."""
+    if record.superseded_at is not None:
+        raise Conflict(f"record {record.id}", "it has a newer version; update that one")
 
 
 def require_promotable(record: Record, by: str, why: str, person: bool) -> None:

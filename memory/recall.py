@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from memory.records import Hit, Query, Record, Scored
+from memory.records import Found, Hit, Query, Record
 
 _WORD: Final = re.compile(r"\w+")
 SAME: Final = 0.8
@@ -16,7 +16,7 @@ def candidates_wanted(query: Query) -> int:
     return min(4 * query.k + 8 + len(query.without), 400)
 
 
-def rank(found: Sequence[Scored], query: Query) -> list[Hit]:
+def rank(found: Sequence[Found], query: Query, now: float) -> list[Hit]:
     """At most k hits, best first; an empty list is an honest answer.
 
     A record comes when its similarity reaches the threshold and no better hit says the same in
@@ -34,29 +34,33 @@ def rank(found: Sequence[Scored], query: Query) -> list[Hit]:
             break
         chosen.setdefault(scored.record.id, "nearest of what was left")
     return [
-        Hit(s.record, s.score, _reason(s, chosen[s.record.id], query))
+        Hit(s.record, _similarity(s), _reason(s, chosen[s.record.id], query))
         for s in relevant
         if s.record.id in chosen
     ]
 
 
-def _by_score(found: Sequence[Scored]) -> list[Scored]:
+def _similarity(found: Found) -> float:
+    return -1.0 if found.dense is None else found.dense
+
+
+def _by_score(found: Sequence[Found]) -> list[Found]:
     # equal scores are ordered by id, so that the same memory always answers the same
-    return sorted(found, key=lambda s: (-s.score, s.record.id))
+    return sorted(found, key=lambda s: (-_similarity(s), s.record.id))
 
 
-def _wanted(scored: Scored, query: Query) -> bool:
+def _wanted(scored: Found, query: Query) -> bool:
     record = scored.record
     return (
         record.tenant == query.tenant
-        and scored.score >= query.min_score
+        and _similarity(scored) >= query.min_score
         and record.source not in query.without
         and (not query.kinds or record.kind in query.kinds)
     )
 
 
-def _distinct(ordered: Sequence[Scored]) -> list[Scored]:
-    kept: list[tuple[Scored, frozenset[str]]] = []
+def _distinct(ordered: Sequence[Found]) -> list[Found]:
+    kept: list[tuple[Found, frozenset[str]]] = []
     for scored in ordered:
         words = _words(scored.record)
         if not any(_same(words, other) for _, other in kept):
@@ -72,5 +76,5 @@ def _same(one: frozenset[str], other: frozenset[str]) -> bool:
     return len(one & other) >= SAME * len(one | other)
 
 
-def _reason(scored: Scored, why: str, query: Query) -> str:
-    return f"similarity {scored.score:.2f} (at least {query.min_score:.2f}), {why}"
+def _reason(scored: Found, why: str, query: Query) -> str:
+    return f"similarity {_similarity(scored):.2f} (at least {query.min_score:.2f}), {why}"

@@ -257,14 +257,6 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A record and its cosine similarity to a question, as a store finds it."""
-
-    record: Record
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """A record as the searches found it, before ranking: its cosine similarity to the question and
     its keyword score, each None where that search did not bring it."""

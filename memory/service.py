@@ -1,42 +1,72 @@
-"""Memory: records go in, hits come out. The one owner of its store.
+"""Memory: records go in, hits come out, and what is forgotten is gone. The one owner of its files.
 
-A plain class; at the rim it becomes a Ray actor, which is what makes it the one owner of a Milvus
-Lite file. Its methods are coroutines; the store's blocking calls run beside the event loop.
+The log (log.py) is the record; the index (feed.py) is derived and healed from it at the start. A
+plain class; at the rim it becomes a Ray actor. Its methods are coroutines; blocking calls run
+beside the event loop.
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput, MainspringError, NotFound, Unavailable
 from cluster.ids import Clock
+from cluster.objects import opened
 from cluster.settings import MemorySection
-from memory import ingest as files
+from memory import provenance, transfer
 from memory import recall as ranking
-from memory.embed import Embedder, Vectors
-from memory.ingest import IngestReport, Reading
+from memory.documents import Archive
+from memory.embed import SPACE, Embedder, Vectors
+from memory.feed import Index, Progress
+from memory.health import Health, examine
+from memory.ingest import IngestReport, Order, ingest
+from memory.ingest import Progress as Reading
+from memory.lexicon import Lexicon
+from memory.log import Batch, Log, Note
 from memory.milvus import MilvusStore
-from memory.records import Hit, Query, Record
-from memory.store import VectorStore
+from memory.owner import Owner
+from memory.reading import Shelf
+from memory.records import Found, Hit, Query, Record
+from memory.retention import Erasure, Retention
+from memory.scope import Filter
+from memory.store import Match, VectorStore, checked
+from memory.tiers import Echoes
+from memory.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 _EMBEDDED_AT_ONCE: Final = 32  # texts in one call: a question never waits behind a long list
-_WRITTEN_AT_ONCE: Final = 2000  # each round ends in a flush, which costs a third of a second
+_WRITTEN_AT_ONCE: Final = 500
+_PAGE: Final = 500
+MAX_LISTED: Final = 1_000
 
 
 def opened_store(section: MemorySection, data_dir: Path) -> VectorStore:
-    """The store of the settings: a server's URI as it is, else a Lite file below `data_dir`."""
-    uri = section.uri if "://" in section.uri else str((data_dir / section.uri).resolve())
-    return MilvusStore(uri, section.token)
+    """The index of the settings: a server's URI as it is, else a Lite file below `data_dir`. A file
+    that can't be read is put aside: the log has all that was in it."""
+    if "://" in section.uri:
+        return MilvusStore(section.uri, section.token)
+    path = (data_dir / section.uri).resolve()
+    try:
+        return MilvusStore(str(path))
+    except (DataError, Unavailable) as error:
+        logger.warning("memory index: made anew from the log, as %s", error)
+        shutil.rmtree(path, ignore_errors=True)
+        return MilvusStore(str(path))
 
 
 class Memory:
     """Remembers and recalls for every tenant; no call sees another tenant's records.
 
-    A record that `remember` has acknowledged is found by the next `recall` and survives the
-    process. `store` replaces the store of the settings.
+    A record that `remember` has acknowledged is on disk and is found by the next `recall`. `store`
+    replaces the index of the settings. Raises Conflict, naming the process, when another one has
+    the data folder's memory open; DataError when the log is damaged.
     """
 
     def __init__(
@@ -47,132 +77,267 @@ class Memory:
         clock: Clock,
         store: VectorStore | None = None,
     ) -> None:
-        self._section = section
-        self._embedder = embedder
-        self._clock = clock
-        self._store = store if store is not None else opened_store(section, data_dir)
-        self._writing = asyncio.Lock()
-        self._unflushed = 0
-        self._oldest_unflushed = 0.0
-        self._flusher: asyncio.Task[None] | None = None
+        self._section, self._embedder, self._clock = section, embedder, clock
+        self._owner = Owner(data_dir)
+        try:
+            self._log = Log(section.log, data_dir, clock, SPACE)
+            self._store = store if store is not None else opened_store(section, data_dir)
+        except BaseException:
+            self._owner.release()
+            raise
+        self._lexicon = Lexicon(self._log)
+        most = 10 * section.flush_rows + _WRITTEN_AT_ONCE
+        self._index = Index(
+            self._log, self._store, clock, section.flush_rows, section.flush_seconds, most
+        )
+        self._writer = Writer(self._log, self._index, self._lexicon)
+        self._exports = transfer.Exports(data_dir)
+        self._retention = Retention(
+            self._log, self._writer, self._exports, clock, self._renew, section.erase_wait_s
+        )
+        self._archive = Archive(self, self._log, self._writer, self._retention)
+        self._echoes = Echoes()
+        self._opening = asyncio.Lock()
+        self._open = False
+        self._sweeper: asyncio.Task[None] | None = None
+        self._leaks = 0
 
-    async def remember(self, records: Sequence[Record]) -> int:
-        """Keep the records and say how many were new; the same record again changes nothing.
+    async def start(self) -> int:
+        """Bring the index in step with the log, and begin to sweep. Every call does this first.
+        Returns the number of rows that were missing or too many."""
+        async with self._opening:
+            if self._open:
+                return 0
+            changed = await self._index.align(self._lexicon.rows)
+            self._index.start()
+            self._sweeper = asyncio.create_task(self._sweep_on())
+            self._open = True
+            return changed
 
-        Raises InvalidInput when a vector can't be stored, Unavailable when a part is down; what
-        was written before the error stays, and repeating the call completes it.
+    async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
+        """Keep the records and say how many were new; the same record again changes nothing, and
+        neither does a text that a recall of its session has just brought up.
+
+        A long-term record that a user, a model, a tool or a run made needs a `note`: who promotes
+        it, and why. Raises InvalidInput when a record or a vector can't be stored, Unavailable when
+        a part is down, Overloaded when the index does not keep up; what was written before the
+        error stays, and repeating the call completes it.
         """
         for number, record in enumerate(records):
             if not isinstance(record, Record):
                 raise InvalidInput(f"records[{number}]", record, "a Record")
+            provenance.require_entry(record, note is not None)
+        await self.start()
         distinct = list({record.id: record for record in records}.values())
         added = 0
-        async with self._writing:
-            for start in range(0, len(distinct), _WRITTEN_AT_ONCE):
-                added += await self._write(distinct[start : start + _WRITTEN_AT_ONCE])
+        for start in range(0, len(distinct), _WRITTEN_AT_ONCE):
+            part = distinct[start : start + _WRITTEN_AT_ONCE]
+            added += await self._write(part, note or Note())
         return added
 
-    async def _write(self, records: list[Record]) -> int:
-        known = await self._known(records)
-        new = [record for record in records if record.id not in known]
+    async def _write(self, records: list[Record], note: Note) -> int:
+        known = await asyncio.to_thread(self._log.known, [record.id for record in records])
+        new = [r for r in records if r.id not in known and not self._echoes.heard(r)]
         if not new:
             return 0
+        await self._index.room()
         vectors = await self._embedded([record.text for record in new])
-        await asyncio.to_thread(self._store.upsert, new, vectors)
-        if not self._unflushed:
-            self._oldest_unflushed = self._clock.monotonic()
-        self._unflushed += len(new)
-        await self._flush_when_due()
-        return len(new)
-
-    async def _known(self, records: list[Record]) -> set[str]:
-        known: set[str] = set()
-        for tenant in {record.tenant for record in records}:
-            ids = [record.id for record in records if record.tenant == tenant]
-            known |= await asyncio.to_thread(self._store.known, tenant, ids)
-        return known
+        return len(await self._writer.add(Batch(new, vectors, note)))
 
     async def _embedded(self, texts: list[str]) -> Vectors:
         parts = [
             await self._embedder.embed(texts[start : start + _EMBEDDED_AT_ONCE])
             for start in range(0, len(texts), _EMBEDDED_AT_ONCE)
         ]
-        return np.concatenate(parts)
-
-    async def _flush_when_due(self) -> None:
-        """Flush by number; what stays behind is flushed by time, so that no row waits long."""
-        if self._unflushed >= self._section.flush_rows:
-            await self._flush()
-        elif self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush_later())
-
-    async def _flush(self) -> None:
-        await asyncio.to_thread(self._store.flush)
-        self._unflushed = 0
-
-    async def _flush_later(self) -> None:
-        while self._unflushed:
-            waited = self._clock.monotonic() - self._oldest_unflushed
-            if waited < self._section.flush_seconds:
-                await asyncio.sleep(self._section.flush_seconds - waited)
-                continue
-            async with self._writing:
-                if self._unflushed:
-                    await self._flush()
+        return checked(np.concatenate(parts), len(texts))
 
     async def recall(self, query: Query) -> list[Hit]:
         """The most relevant records, best first; none when nothing is relevant enough."""
+        await self.start()
+        now = self._clock.now()
+        scope = Filter.of(query, now)
+        hits = ranking.rank(await self._found(query, scope), query, now)
+        leaks = [hit for hit in hits if not scope.admits(hit.record)]
+        self._leaks += len(leaks)
+        hits = [hit for hit in hits if hit not in leaks]
+        self._echoes.hear(query, hits)
+        return hits
+
+    async def _found(self, query: Query, scope: Filter) -> list[Found]:
         (vector,) = await self._embedder.embed([query.text])
+        weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
         limit = ranking.candidates_wanted(query)
         # one search a kind: ten thousand tickets must not keep four policies out of sight
         groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
-        found = await asyncio.gather(
-            *(
-                asyncio.to_thread(self._store.search, vector, query.tenant, kinds, limit)
-                for kinds in groups
-            )
-        )
-        return ranking.rank([scored for part in found for scored in part], query)
+        scopes = [replace(scope, kinds=kinds) for kinds in groups]
+        dense = await asyncio.gather(*(self._index.nearest(vector, s, limit) for s in scopes))
+        words = await asyncio.gather(*(self._index.matching(weights, s, limit) for s in scopes))
+        return await self._looked_up(query.tenant, _scores(dense), _scores(words), scope)
 
-    async def ingest(self, tenant: str, path: str, kind: str) -> IngestReport:
-        """Remember a folder's or a file's texts; documents read again replace their old passages.
+    async def _looked_up(
+        self, tenant: str, dense: dict[str, float], words: dict[str, float], scope: Filter
+    ) -> list[Found]:
+        """What the log has of the ids: the index may be behind, the log is not."""
+        ids = list(dense | words)
+        records = await asyncio.to_thread(self._log.get, tenant, ids)
+        return [
+            Found(record, dense.get(id), words.get(id))
+            for id in ids
+            if (record := records.get(id)) is not None and scope.admits(record)
+        ]
 
-        Raises NotFound for a path that is not there; a file that can't be read is reported.
-        """
-        reading = await asyncio.to_thread(files.read, Path(path), tenant, kind)
-        added = await self.remember(reading.records)
-        removed = await self._forget_old_passages(tenant, reading)
-        return IngestReport(
-            files=reading.files,
-            added=added,
-            known=len({record.id for record in reading.records}) - added,
-            removed=removed,
-            problems=tuple(reading.problems),
-        )
+    async def get(self, tenant: str, id: str) -> Record:
+        """One record, superseded ones included. NotFound when it is not there or has expired."""
+        record = (await asyncio.to_thread(self._log.get, tenant, [id])).get(id)
+        if record is None or (record.expires_at or np.inf) <= self._clock.now():
+            raise NotFound("memory record", id)
+        return record
 
-    async def _forget_old_passages(self, tenant: str, reading: Reading) -> int:
-        async with self._writing:
-            there = await asyncio.to_thread(self._store.members, tenant, sorted(reading.documents))
-            old = sorted(there - {record.id for record in reading.records})
-            if old:
-                await asyncio.to_thread(self._store.delete, tenant, old)
-        return len(old)
+    async def history(self, tenant: str, id: str) -> list[dict[str, Any]]:
+        """What happened to a record, or a receipt, in order."""
+        return await asyncio.to_thread(self._log.history, tenant, id)
 
-    async def forget(self, tenant: str, ids: Sequence[str]) -> None:
-        """Make the records unfindable. Their bytes stay on disk until the store compacts."""
-        async with self._writing:
-            await asyncio.to_thread(self._store.delete, tenant, list(ids))
+    async def listed(
+        self, tenant: str, after: str = "", limit: int = 100, **where: str
+    ) -> list[Record]:
+        """Living records by id behind `after`, narrowed by subject, session, kind or tier."""
+        if not 1 <= limit <= MAX_LISTED:
+            raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
+        if unknown := set(where) - {"subject", "session", "kind", "tier"}:
+            raise InvalidInput("where", sorted(unknown), "subject, session, kind or tier")
+        now = self._clock.now()
+        return await asyncio.to_thread(self._log.page, tenant, now, after, limit, **where)
+
+    async def update(self, tenant: str, id: str, text: str, note: Note) -> Record:
+        """A new version of a record, with the old one as its parent; the old one stays readable by
+        id and by `as_of`. Conflict when it is not the newest version."""
+        await self.start()
+        old = await self.get(tenant, id)
+        provenance.require_newest(old)
+        at = self._clock.now()
+        new = replace(old, text=text, parents=(old.id,), event_at=at, recorded_at=0.0)
+        vectors = await self._embedded([new.text])
+        return await self._writer.supersede(old, new, Batch([new], vectors, note))
+
+    async def promote(
+        self, tenant: str, id: str, by: str, why: str, person: bool = False
+    ) -> Record:
+        """Make a session record a long-term one; who and why is kept. Untrusted text becomes a
+        preference or a rule only where `person` says that a person decides."""
+        await self.start()
+        record = await self.get(tenant, id)
+        provenance.require_promotable(record, by, why, person)
+        if record.tier == "long_term":
+            return record
+        return await self._writer.promote(record, Note(by, why))
+
+    async def forget(
+        self, tenant: str, ids: Sequence[str] = (), subject: str = "", by: str = "", why: str = ""
+    ) -> Erasure:
+        """Erase records by id, or all about a subject, with what is derived from them, from the
+        log, the index, the caches and the exports. The receipt says what that came to."""
+        await self.start()
+        receipt, gone = await self._retention.erase(tenant, ids, subject, Note(by, why))
+        self._echoes.forget(tenant)
+        logger.info("memory: erased %d records, receipt %s", len(gone), receipt.id)
+        return receipt
+
+    async def hold(self, tenant: str, subject: str, by: str, why: str) -> None:
+        """A legal hold: nothing about the subject is erased until `release`."""
+        await self._retention.hold(tenant, subject, Note(by, why))
+
+    async def release(self, tenant: str, subject: str, by: str, why: str) -> None:
+        """Lift a legal hold. NotFound when there is none."""
+        await self._retention.release(tenant, subject, Note(by, why))
+
+    async def sweep(self, purge: bool = False) -> int:
+        """Take out what has expired and, if asked, rewrite the files without it. Returns how many
+        records were taken out."""
+        await self.start()
+        swept = await self._retention.sweep()
+        if purge and self._retention.unpurged:
+            await self._retention.purge()
+        return len(swept)
+
+    async def ingest(
+        self,
+        tenant: str,
+        path: str,
+        kind: str,
+        prune: bool = False,
+        progress: Callable[[Reading], None] | None = None,
+    ) -> IngestReport:
+        """Bring memory up to date with a folder, a file or an S3 prefix; see `ingest.ingest`. What
+        the operator has read in is the tenant's own word. `prune` forgets what is gone there."""
+        await self.start()
+        order = Order(Shelf(tenant, kind, trust="tenant"), prune)
+        return await ingest(opened(path), self._archive, order, self._clock, progress)
+
+    async def export(self, tenant: str, name: str) -> str:
+        """Write the tenant's living records to a file in the data folder and say where."""
+        if not provenance.FILE_NAME.fullmatch(name):
+            raise InvalidInput("name", name, f"a name that matches {provenance.FILE_NAME.pattern}")
+        records: list[Record] = []
+        while page := await self.listed(tenant, records[-1].id if records else "", _PAGE):
+            records += page
+        return str(await asyncio.to_thread(self._exports.write, tenant, name, records))
+
+    async def import_(self, tenant: str, path: str, by: str) -> IngestReport:
+        """Remember the records of an export; a line that can't be read is reported. They are
+        untrusted, whatever the file says."""
+        await self.start()
+        return await self._archive.imported(tenant, path, Note(by, f"import of {path}"))
+
+    async def rebuild(self, progress: Progress | None = None) -> int:
+        """Drop the index and make it anew from the log; searches and writes go on meanwhile.
+        Returns the number of rows."""
+        await self.start()
+        return await self._index.rebuild(self._lexicon.rows, progress)
+
+    async def health(self, tenant: str) -> Health:
+        """How the tenant's memory is; see `health.Health`."""
+        await self.start()
+        indexed = await asyncio.to_thread(self._store.count)
+        return await asyncio.to_thread(
+            examine, self._log, tenant, self._clock.now(), indexed + self._index.waiting,
+            self._index.waiting, self._index.trouble, self._leaks,
+        )  # fmt: skip
 
     async def count(self, tenant: str) -> int:
         """How many records the tenant has."""
-        return await asyncio.to_thread(self._store.count, tenant)
+        return await asyncio.to_thread(self._log.count, tenant)
 
     async def close(self) -> None:
-        """Flush and let go of the store; a second call does nothing."""
-        async with self._writing:
-            if self._unflushed:
-                await self._flush()
-            await asyncio.to_thread(self._store.close)
-            # it can only be asleep or waiting for this lock, with nothing left to do
-            if self._flusher is not None:
-                self._flusher.cancel()
+        """Finish what has begun and let go of everything; a second call does nothing."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._retention.close()
+        await self._writer.close()
+        try:
+            await self._index.close()
+        finally:
+            self._log.close()
+            self._owner.release()
+
+    async def _renew(self) -> bool:
+        """Make the index's files anew; False where they are a server's."""
+        if "://" not in self._section.uri:
+            await self._index.rebuild(self._lexicon.rows)
+            return True
+        await self._index.settle()
+        return False
+
+    async def _sweep_on(self) -> None:
+        begun = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(self._section.sweep_seconds)
+            due = self._clock.monotonic() - begun >= self._section.purge_seconds
+            try:
+                await self.sweep(purge=due)
+            except (MainspringError, TimeoutError) as error:
+                logger.warning("memory: the sweep failed and is tried again: %s", error)
+            begun = self._clock.monotonic() if due else begun
+
+
+def _scores(parts: Sequence[Sequence[Match]]) -> dict[str, float]:
+    return {match.id: match.score for part in parts for match in part}

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from memory.embed import Vectors
+import numpy as np
+
+from cluster.errors import InvalidInput
+from memory.embed import DIMENSION, Vectors
 from memory.records import Record
 from memory.scope import Filter
 
@@ -33,6 +36,19 @@ class Match:
 
     id: str
     score: float
+
+
+def checked(vectors: Vectors, count: int, dimension: int = DIMENSION) -> Vectors:
+    """The vectors as float32. Raises InvalidInput unless each is finite, not zero and fits."""
+    rows = np.asarray(vectors, dtype=np.float32)
+    if rows.shape != (count, dimension):
+        raise InvalidInput("vectors", rows.shape, f"the shape ({count}, {dimension})")
+    lengths = np.linalg.norm(rows, axis=1) if count else np.ones(1)
+    if not np.isfinite(lengths).all():
+        raise InvalidInput("vectors", "NaN or infinity", "finite numbers")
+    if lengths.min() < 1e-6:
+        raise InvalidInput("vectors", "a zero vector", "vectors with a direction")
+    return rows
 
 
 class VectorStore(Protocol):

@@ -9,23 +9,9 @@ from itertools import islice
 
 import numpy as np
 
-from cluster.errors import InvalidInput
-from memory.embed import DIMENSION, Vectors
+from memory.embed import Vectors
 from memory.scope import Filter
-from memory.store import Keywords, Match, Row
-
-
-def checked(vectors: Vectors, count: int) -> Vectors:
-    """The vectors as float32. Raises InvalidInput unless each is finite, not zero and fits."""
-    rows = np.asarray(vectors, dtype=np.float32)
-    if rows.shape != (count, DIMENSION):
-        raise InvalidInput("vectors", rows.shape, f"the shape ({count}, {DIMENSION})")
-    lengths = np.linalg.norm(rows, axis=1) if count else np.ones(1)
-    if not np.isfinite(lengths).all():
-        raise InvalidInput("vectors", "NaN or infinity", "finite numbers")
-    if lengths.min() < 1e-6:
-        raise InvalidInput("vectors", "a zero vector", "vectors with a direction")
-    return rows
+from memory.store import Keywords, Match, Row, checked
 
 
 class Tail:

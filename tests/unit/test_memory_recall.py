@@ -1,11 +1,16 @@
-from memory.recall import candidates_wanted, rank
-from memory.records import Query, Record, Scored
+from memory import recall
+from memory.recall import candidates_wanted
+from memory.records import Found, Hit, Query, Record
 
 TEXTS = ["a lamp broke", "parcel is late", "send it back", "pay by card", "ask for a refund"]
 
 
-def found(kind: str, text: str, score: float, source: str = "", tenant: str = "shop") -> Scored:
-    return Scored(Record(tenant, kind, source or f"{kind}:{text}", text, 0.0), score)
+def found(kind: str, text: str, score: float, source: str = "", tenant: str = "shop") -> Found:
+    return Found(Record(tenant, kind, source or f"{kind}:{text}", text, 0.0), score)
+
+
+def rank(found: list[Found], query: Query) -> list[Hit]:
+    return recall.rank(found, query, now=0.0)
 
 
 def test_hits_come_best_first_with_their_reasons() -> None:
