@@ -1,20 +1,21 @@
-"""Vectors in Milvus: a Milvus Lite file of this process, or a cluster by its URI.
+"""The index in Milvus: a Milvus Lite file of this process, or a cluster by its URI.
 
-Only what both understand in the same way is used: explicit text keys, full-row upserts, FLAT or
-AUTOINDEX with cosine, comparisons with our own literals. A filter never holds a caller's text: ids
-and documents are hex hashes, tenants and kinds are names of a fixed alphabet, and `_literal`
-refuses anything else. The collection's name carries the schema version and the embedding space, so
-vectors of another model are never searched.
+Only what both understand in the same way is used: explicit text keys, rows that are written whole
+and without dynamic fields, FLAT or AUTOINDEX with cosine, sparse vectors of our own with their
+inner product, comparisons with our own literals. The keyword leg is no BM25 function of Milvus:
+Lite counts a word's rarity in each of its files for itself, a cluster over all tenants together,
+and both would need the text. A row holds no text and no name that a caller chose: subjects, agents
+and sessions are hashes there.
 
-Not covered: a Lite file's damage (a corrupt manifest opens as an empty collection), and power loss
-between a flush and the disk's own write.
+The collection's name carries the schema version, the normaliser's and the embedding space, so
+weights or vectors of another make are never searched.
+
+Not covered: a Lite file's damage (a corrupt manifest opens as an empty collection) and power loss
+between a flush and the disk's own write. The log knows better, and the index is made anew.
 """
 
 import fcntl
-import hashlib
-import json
 import logging
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,28 +24,30 @@ from typing import Any, Final
 
 import numpy as np
 
-from cluster.errors import Conflict, DataError, InvalidInput, Unavailable
+from cluster.errors import Conflict, InvalidInput, Unavailable
+from memory import columns
+from memory.columns import expression
 from memory.embed import DIMENSION, SPACE, Vectors
-from memory.records import MAX_META_BYTES, MAX_SOURCE_BYTES, MAX_TEXT_BYTES, Record, Scored
+from memory.scope import Filter
+from memory.store import Keywords, Match, Row
+from memory.words import VERSION
 
-SCHEMA: Final = 1
-_LITERAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_FIELDS: Final = ["tenant", "kind", "source", "text", "event_ms", "meta"]
-_ROWS: Final = 500  # in one write; a row can hold 64 KB and gRPC takes 64 MB
+_ROWS: Final = 500  # in one write; a row with its vectors is some 10 KB and gRPC takes 64 MB
 _NAMES: Final = 2000  # in one filter
-_LONGEST_META: Final = 4 * MAX_META_BYTES - 1
+_LISTED: Final = 10_000  # ids in one page; Milvus gives at most 16,384
+_NO_KEYWORDS: Final = {2**32 - 2: 1e-9}  # a term that no text has; an empty row is not portable
 
 
 def collection_name(space: str = SPACE) -> str:
-    """One collection per schema version and embedding space."""
-    return f"memory_v{SCHEMA}__{space}"
+    """One collection per schema version, normaliser and embedding space."""
+    return f"memory_v{columns.SCHEMA}w{VERSION}__{space}"
 
 
-def checked(vectors: Vectors, count: int) -> Vectors:
+def checked(vectors: Vectors, count: int, dimension: int = DIMENSION) -> Vectors:
     """The vectors as float32. Raises InvalidInput unless each is finite, not zero and fits."""
     rows = np.asarray(vectors, dtype=np.float32)
-    if rows.shape != (count, DIMENSION):
-        raise InvalidInput("vectors", rows.shape, f"the shape ({count}, {DIMENSION})")
+    if rows.shape != (count, dimension):
+        raise InvalidInput("vectors", rows.shape, f"the shape ({count}, {dimension})")
     lengths = np.linalg.norm(rows, axis=1) if count else np.ones(1)
     if not np.isfinite(lengths).all():
         raise InvalidInput("vectors", "NaN or infinity", "finite numbers")
@@ -61,12 +64,16 @@ class MilvusStore:
     can't be reached.
     """
 
-    def __init__(self, uri: str, token: str = "", space: str = SPACE) -> None:
-        # errors arrive here as exceptions; the client would also print a traceback for each
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    def __init__(
+        self, uri: str, token: str = "", space: str = SPACE, dimension: int = DIMENSION
+    ) -> None:
+        # errors arrive here as exceptions; client and embedded server would print tracebacks too
+        for noisy in ("pymilvus", "grpc._server"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._where = uri
         self._local = "://" not in uri
         self._name = collection_name(space)
+        self._dimension = dimension
         self._writing = threading.Lock()
         self._client: Any = None
         if self._local:
@@ -75,90 +82,85 @@ class MilvusStore:
 
         with self._translated():
             self._client = MilvusClient(uri=uri, token=token)
-            if not self._client.has_collection(self._name):
-                self._create()
-            self._client.load_collection(self._name)
+        self._ready()
 
-    def _create(self) -> None:
-        from pymilvus import DataType
+    def _ready(self) -> None:
+        with self._translated():
+            if not self._open.has_collection(self._name):
+                columns.create(self._open, self._name, self._dimension, exact=self._local)
+            self._open.load_collection(self._name)
 
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
-        schema.add_field("tenant", DataType.VARCHAR, max_length=64)
-        schema.add_field("kind", DataType.VARCHAR, max_length=64)
-        schema.add_field("document", DataType.VARCHAR, max_length=64)
-        schema.add_field("source", DataType.VARCHAR, max_length=MAX_SOURCE_BYTES)
-        schema.add_field("text", DataType.VARCHAR, max_length=MAX_TEXT_BYTES)
-        schema.add_field("event_ms", DataType.INT64)
-        schema.add_field("meta", DataType.VARCHAR, max_length=_LONGEST_META)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIMENSION)
-        index = self._client.prepare_index_params()
-        # on Lite AUTOINDEX is a graph that costs seconds to build and saves nothing below 100,000
-        kind = "FLAT" if self._local else "AUTOINDEX"
-        index.add_index("vector", index_type=kind, metric_type="COSINE")
-        for column in ("tenant", "kind", "document"):
-            index.add_index(column, index_type="INVERTED")
-        self._client.create_collection(
-            self._name, schema=schema, index_params=index, consistency_level="Strong"
-        )
-
-    def upsert(self, records: Sequence[Record], vectors: Vectors) -> None:
+    def upsert(self, rows: Sequence[Row]) -> None:
         """See VectorStore."""
-        rows = checked(vectors, len(records))
-        data = [_row(record, row) for record, row in zip(records, rows, strict=True)]
+        if not rows:
+            return
+        for row in rows:
+            checked(row.vector.reshape(1, -1), 1, self._dimension)
+        data = [_stored(row) for row in rows]
         with self._writing, self._translated():
             for part in _parts(data, _ROWS):
                 self._open.upsert(self._name, part)
 
-    def known(self, tenant: str, ids: Sequence[str]) -> set[str]:
-        """See VectorStore."""
-        return self._ids(tenant, "id", ids)
-
-    def members(self, tenant: str, documents: Sequence[str]) -> set[str]:
-        """See VectorStore."""
-        return self._ids(tenant, "document", [_document(d) for d in documents])
-
-    def _ids(self, tenant: str, column: str, values: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        with self._translated():
-            for part in _parts(list(values), _NAMES):
-                rows = self._open.query(
-                    self._name, filter=_scope(tenant, column, part), output_fields=["id"]
-                )
-                found.update(row["id"] for row in rows)
-        return found
-
-    def search(
-        self, vector: Vectors, tenant: str, kinds: Sequence[str], limit: int
-    ) -> list[Scored]:
-        """See VectorStore."""
-        rows = checked(vector.reshape(1, -1), 1)
-        with self._translated():
-            (found,) = self._open.search(
-                self._name,
-                data=rows.tolist(),
-                filter=_scope(tenant, "kind", kinds),
-                limit=limit,
-                output_fields=_FIELDS,
-            )
-        return [Scored(_record(hit["id"], hit["entity"]), float(hit["distance"])) for hit in found]
-
-    def delete(self, tenant: str, ids: Sequence[str]) -> None:
+    def delete(self, ids: Sequence[str]) -> None:
         """See VectorStore."""
         with self._writing, self._translated():
             for part in _parts(list(ids), _NAMES):
-                self._open.delete(self._name, filter=_scope(tenant, "id", part))
+                self._open.delete(self._name, filter=columns.among("id", part))
 
-    def count(self, tenant: str) -> int:
+    def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
+        """See VectorStore."""
+        row = checked(vector.reshape(1, -1), 1, self._dimension)
+        return self._search("vector", row[0].tolist(), "COSINE", scope, limit)
+
+    def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
+        """See VectorStore."""
+        asked = {term: weight for term, weight in keywords.items() if weight > 0}
+        if not asked:
+            return []
+        return [m for m in self._search("keywords", asked, "IP", scope, limit) if m.score > 0]
+
+    def _search(self, leg: str, asked: Any, metric: str, scope: Filter, limit: int) -> list[Match]:
+        with self._translated():
+            (found,) = self._open.search(
+                self._name,
+                data=[asked],
+                anns_field=leg,
+                search_params={"metric_type": metric},
+                filter=expression(scope),
+                limit=limit,
+            )
+        matches = [Match(hit["id"], float(hit["distance"])) for hit in found]
+        return sorted(matches, key=lambda match: (-match.score, match.id))
+
+    def ids(self) -> set[str]:
         """See VectorStore."""
         with self._translated():
-            (row,) = self._open.query(self._name, filter=_scope(tenant), output_fields=["count(*)"])
+            pages = self._open.query_iterator(
+                self._name, batch_size=_LISTED, filter='id != ""', output_fields=["id"]
+            )
+            found: set[str] = set()
+            while page := pages.next():
+                found.update(row["id"] for row in page)
+            pages.close()
+        return found
+
+    def count(self) -> int:
+        """See VectorStore."""
+        with self._translated():
+            (row,) = self._open.query(self._name, filter="", output_fields=["count(*)"])
         return int(row["count(*)"])
 
     def flush(self) -> None:
         """See VectorStore."""
         with self._writing, self._translated():
             self._open.flush(self._name)
+
+    def drop(self) -> None:
+        """See VectorStore."""
+        with self._writing:
+            with self._translated():
+                self._open.drop_collection(self._name)
+            self._ready()
 
     def close(self) -> None:
         """See VectorStore."""
@@ -215,48 +217,8 @@ def _parts(values: list[Any], size: int) -> Iterator[list[Any]]:
         yield values[start : start + size]
 
 
-def _literal(value: str) -> str:
-    if not _LITERAL.fullmatch(value):
-        raise InvalidInput("filter value", value, f"a name that matches {_LITERAL.pattern}")
-    return f'"{value}"'
-
-
-def _scope(tenant: str, column: str = "", values: Sequence[str] = ()) -> str:
-    """The one place where a filter is made: always one tenant, perhaps one column's values."""
-    owned = f"tenant == {_literal(tenant)}"
-    if not values:
-        return owned
-    return f"{owned} and {column} in [{', '.join(map(_literal, values))}]"
-
-
-def _document(name: str) -> str:
-    return hashlib.blake2b(name.encode("utf-8"), digest_size=16).hexdigest()
-
-
-def _row(record: Record, vector: Vectors) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "tenant": record.tenant,
-        "kind": record.kind,
-        "document": _document(record.document),
-        "source": record.source,
-        "text": record.text,
-        "event_ms": round(record.event_at * 1000),
-        "meta": json.dumps(dict(record.meta), ensure_ascii=False),
-        "vector": vector.tolist(),
+def _stored(row: Row) -> dict[str, Any]:
+    return columns.scalars(row.record) | {
+        "vector": np.asarray(row.vector, np.float32).tolist(),
+        "keywords": dict(row.keywords) or _NO_KEYWORDS,
     }
-
-
-def _record(id: str, row: dict[str, Any]) -> Record:
-    """The row as a record. Raises DataError when its content does not match its id."""
-    record = Record(
-        tenant=row["tenant"],
-        kind=row["kind"],
-        source=row["source"],
-        text=row["text"],
-        event_at=row["event_ms"] / 1000,
-        meta=json.loads(row["meta"]),
-    )
-    if record.id != id:
-        raise DataError(f"memory record {id}", "its content does not match its id")
-    return record
