@@ -1,0 +1,278 @@
+"""Conversations made short without losing what matters: a summary is accepted only when a probe
+finds every critical fact of the originals in it (`memory/probe.py`) and nothing that they do not
+say. What is rejected changes nothing.
+
+The model is whatever the caller hands in; without one, the summary is made of the speakers' own
+sentences (`memory/quotes.py`). Records that are pinned and the newest ones stay as they are. The
+originals stay where they are too: a summary names them as its parents, and `current` says which
+records stand for a conversation. A summary of a summary keeps the older one's sentences.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cluster.errors import InvalidInput
+from memory import tokens
+from memory.conversations import KIND, Talk, current, read, rendered, replaceable, talk
+from memory.probe import Probe
+from memory.quotes import Cited, extract, quoted, repairs
+from memory.records import MAX_TEXT_BYTES, Origin, Record
+from memory.statements import Line
+
+EXTRACTIVE: Final = "extractive"
+"""The method of a summary that no model wrote."""
+_MOST_REASONS: Final = 20
+_NOT_WORTH: Final = "the conversation fits its budget, or is too short"
+
+Complete = Callable[[Sequence[Line]], Awaitable[str]]
+"""A model: a part of a conversation becomes its summary, sentence by sentence; a line that quotes a
+speaker begins with "who: "."""
+Count = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a conversation is compressed, and what a summary must be.
+
+    budget_tokens is what a conversation may take as it is; recent how many of its newest records
+    are left as they are; least_cut the share of tokens that a summary must save; quotes how many
+    sentences may be added to it to repair it. window_tokens and window_lines bound what one call of
+    the model reads, calls how many there may be, deadline_s (seconds) how long each may take.
+    """
+
+    budget_tokens: int = 1_000
+    recent: int = 4
+    least_cut: float = 0.6
+    quotes: int = 12
+    window_tokens: int = 200
+    window_lines: int = 6
+    calls: int = 64
+    deadline_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("budget_tokens", "window_tokens", "window_lines", "calls"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(name, getattr(self, name), "at least 1")
+        for name in ("recent", "quotes"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(name, getattr(self, name), "at least 0")
+        if not 0 <= self.least_cut < 1:
+            raise InvalidInput("least_cut", self.least_cut, "a share from 0 to below 1")
+        if not 0 < self.deadline_s <= 600:
+            raise InvalidInput("deadline_s", self.deadline_s, "up to 600 seconds")
+
+
+POLICY: Final = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it: the summary's record (None: rejected, or nothing to do), and why.
+
+    tokens_before counts the originals, those of an older summary among them; tokens_after the
+    summary. facts is how many critical facts the probe looked for, repaired how many sentences were
+    added because it missed some, dropped the model's sentences that rested on nothing.
+    """
+
+    record: Record | None
+    reasons: tuple[str, ...]
+    method: str
+    tokens_before: int = 0
+    tokens_after: int = 0
+    facts: int = 0
+    repaired: int = 0
+    dropped: tuple[str, ...] = ()
+    calls: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        return self.record is not None
+
+    @property
+    def cut(self) -> float:
+        """The share of tokens saved; 0 without a summary."""
+        saved = self.tokens_before - self.tokens_after
+        return saved / self.tokens_before if self.record and self.tokens_before else 0.0
+
+
+def text_tokens(text: str) -> int:
+    """Tokens of the text alone, without the two that frame what the embedder reads."""
+    return max(0, tokens.count(text) - 2)
+
+
+def due(records: Sequence[Record], policy: Policy, count: Count = text_tokens) -> list[Record]:
+    """The records that a summary would replace, oldest first; none while the conversation fits its
+    budget. InvalidInput for records of several tenants or sessions."""
+    chosen = replaceable(records, policy.recent)
+    over = sum(count(r.text) for r in current(records)) > policy.budget_tokens
+    return chosen if over and len([r for r in chosen if r.kind != KIND]) > 1 else []
+
+
+async def summarise(
+    records: Sequence[Record],
+    complete: Complete | None = None,
+    *,
+    name: str = EXTRACTIVE,
+    policy: Policy = POLICY,
+    count: Count = text_tokens,
+) -> Outcome:
+    """The summary of a conversation's records, those of its older summaries among them, or why
+    there is none. `name` is the model's. Nothing is written, and no error of the model is raised:
+    it is a reason. Raises InvalidInput for records of several tenants or sessions."""
+    chosen = await asyncio.to_thread(due, records, policy, count)
+    if not chosen:
+        return Outcome(None, (_NOT_WORTH,), name)
+    held = await asyncio.to_thread(talk, chosen)
+    if complete is None:
+        return await asyncio.to_thread(_Draft(held, policy, count, EXTRACTIVE).of_quotes)
+    draft = _Draft(held, policy, count, name)
+    windows = _windows(held.fresh, policy, count)
+    if len(windows) > policy.calls:
+        return draft.rejected(f"it needs {len(windows)} calls of the model, not {policy.calls}")
+    answers: list[str] = []
+    for window in windows:
+        answer, fault = await _asked(complete, window, policy.deadline_s)
+        draft.calls += 1
+        if fault:
+            return draft.rejected(fault)
+        answers.append(answer)
+    return await asyncio.to_thread(draft.of_answers, answers)
+
+
+class _Draft:
+    """A summary in the making, of one conversation by one method."""
+
+    def __init__(self, held: Talk, policy: Policy, count: Count, method: str) -> None:
+        self._talk, self._policy, self._count, self._method = held, policy, count, method
+        self._probe = Probe(held.said)
+        self._dropped: tuple[str, ...] = ()
+        self._repaired = 0
+        self.calls = 0
+
+    def of_quotes(self) -> Outcome:
+        """The summary in the speakers' own words."""
+        return self._judged(extract(self._talk.said, self._probe))
+
+    def of_answers(self, answers: Sequence[str]) -> Outcome:
+        """The model's summary, behind what older summaries say."""
+        said = [s for answer in answers for s in read(answer, self._talk.names)]
+        verdicts = [self._probe.judge(statement) for statement in said]
+        faults = dict.fromkeys(v.fault for v in verdicts if v.fault)
+        if faults:
+            return self.rejected(*faults)
+        pairs = list(zip(said, verdicts, strict=True))
+        self._dropped = tuple(s.text for s, v in pairs if not v.lines)
+        if 2 * len(self._dropped) > len(said):
+            return self.rejected("most of it is not about this conversation")
+        cited = [Cited(s.text, s.who, v.lines) for s, v in pairs if v.lines]
+        return self._judged([*quoted(self._talk.carried), *dict.fromkeys(cited)])
+
+    def _judged(self, cited: list[Cited]) -> Outcome:
+        """The outcome for these sentences, repaired once where facts are missing. What is probed is
+        the text that would be stored, read anew."""
+        text = rendered(cited, self._talk.numbers)
+        lost = self._probe.lost(read(text, self._talk.names))
+        if lost:
+            added = repairs(lost)
+            if len(added) > self._policy.quotes:
+                return self.rejected(*map(str, lost))
+            self._repaired = len(added)
+            text = rendered([*cited, *added], self._talk.numbers)
+            lost = self._probe.lost(read(text, self._talk.names))
+        return self.rejected(*map(str, lost)) if lost else self._accepted(text)
+
+    def _accepted(self, text: str) -> Outcome:
+        before, after = self._before(), self._count(text)
+        most = (1 - self._policy.least_cut) * before
+        if after > most or len(text.encode()) > MAX_TEXT_BYTES:
+            return self.rejected(f"{after} tokens of {before}; at most {most:.0f} is short enough")
+        record = self._record(text, before, after)
+        return self._outcome(record, (), before, after)
+
+    def _before(self) -> int:
+        return sum(_tokens_before(record, self._count) for record in self._talk.records)
+
+    def _record(self, text: str, before: int, after: int) -> Record:
+        records = self._talk.records
+        first = records[0]
+        ends = [r.expires_at for r in records if r.expires_at is not None]
+        return Record(
+            first.tenant, KIND, f"{KIND}:{first.session}", text,
+            event_at=max(r.event_at for r in records),
+            meta={"method": self._method, "tokens": str(after), "tokens_before": str(before)},
+            tier="session",
+            subject=_common([r.subject for r in records]),
+            agent=_common([r.agent for r in records]),
+            session=first.session,
+            # it holds what they hold, so it goes when the first of them goes
+            expires_at=min(ends, default=None),
+            importance=max(r.importance for r in records),
+            parents=tuple(r.id for r in records),
+            origin=Origin("run" if self._method == EXTRACTIVE else "model", self._method),
+        )  # fmt: skip
+
+    def rejected(self, *reasons: str) -> Outcome:
+        return self._outcome(None, reasons[:_MOST_REASONS], self._before(), 0)
+
+    def _outcome(
+        self, record: Record | None, reasons: tuple[str, ...], before: int, after: int
+    ) -> Outcome:
+        return Outcome(
+            record, reasons, self._method, before, after, self._probe.count, self._repaired,
+            self._dropped, self.calls,
+        )  # fmt: skip
+
+
+def _tokens_before(record: Record, count: Count) -> int:
+    """The tokens of the originals: of a summary, those of what it stands for."""
+    told = record.meta.get("tokens_before", "") if record.kind == KIND else ""
+    return int(told) if told.isdecimal() and len(told) < 10 else count(record.text)
+
+
+def _common(names: Sequence[str]) -> str:
+    return names[0] if len(set(names)) == 1 else ""
+
+
+def _windows(lines: Sequence[Line], policy: Policy, count: Count) -> list[list[Line]]:
+    """The lines, in parts that one call of the model can read."""
+    windows: list[list[Line]] = []
+    room = 0
+    for line in lines:
+        size = count(line.text)
+        if not windows or size > room or len(windows[-1]) >= policy.window_lines:
+            windows.append([])
+            room = policy.window_tokens
+        windows[-1].append(line)
+        room -= size
+    return windows
+
+
+async def _asked(complete: Complete, window: Sequence[Line], limit_s: float) -> tuple[str, str]:
+    """The model's answer, or why there is none that can be used."""
+    call = asyncio.ensure_future(complete(window))
+    try:
+        await asyncio.wait({call}, timeout=limit_s)
+        if not call.done():
+            return "", f"the model took longer than {limit_s:g} s"
+    finally:
+        # a model that does not let itself be cancelled is not waited for
+        call.cancel()
+        call.add_done_callback(lambda c: c.cancelled() or c.exception())
+    error = None if call.cancelled() else call.exception()
+    if call.cancelled() or error:
+        return "", f"the model failed: {type(error).__name__ if error else 'cancelled'}: {error}"[
+            :300
+        ]
+    return _usable(call.result(), sum(len(line.text) for line in window))
+
+
+def _usable(answer: Any, size: int) -> tuple[str, str]:
+    if not isinstance(answer, str) or not answer.strip():
+        return "", "the model answered with no text"
+    if len(answer) > 1_000 + 2 * size:
+        return "", f"the model answered {len(answer)} characters to {size}"
+    if "\x00" in answer or any("\ud800" <= c <= "\udfff" for c in answer):
+        return "", "the model answered with characters that are no text"
+    return answer, ""
