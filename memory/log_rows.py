@@ -83,7 +83,7 @@ _SUBJECT = text(f"{_SELECT} WHERE tenant = :t AND subject = :s")
 _EXPIRED = text(f"{_SELECT} WHERE expires_at <= :now ORDER BY expires_at LIMIT :n")
 _PASSAGES = text(
     f"{_SELECT} WHERE tenant = :t AND document = :d AND number BETWEEN :first AND :last"
-    " AND number > 0 AND superseded_at IS NULL"
+    " AND number > 0 AND superseded_at IS NULL ORDER BY number, id"
 )
 _FEED = _with_ids(
     "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
