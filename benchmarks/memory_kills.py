@@ -47,8 +47,9 @@ class Directions:
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """See embed.Embedder."""
         rows = [np.random.default_rng(_seed(text)).normal(size=DIMENSION) for text in texts]
-        vectors = np.asarray(rows, np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors: Vectors = np.asarray(rows, np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 def _seed(text: str) -> int:

@@ -198,13 +198,19 @@ class Memory:
         return await asyncio.to_thread(self._log.history, tenant, id)
 
     async def listed(
-        self, tenant: str, after: str = "", limit: int = 100, **where: str
+        self,
+        tenant: str,
+        after: str = "",
+        limit: int = 100,
+        subject: str = "",
+        session: str = "",
+        kind: str = "",
+        tier: str = "",
     ) -> list[Record]:
-        """Living records by id behind `after`, narrowed by subject, session, kind or tier."""
+        """Living records by id behind `after`; "" leaves a field open."""
         if not 1 <= limit <= MAX_LISTED:
             raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
-        if unknown := set(where) - {"subject", "session", "kind", "tier"}:
-            raise InvalidInput("where", sorted(unknown), "subject, session, kind or tier")
+        where = {"subject": subject, "session": session, "kind": kind, "tier": tier}
         now = self._clock.now()
         return await asyncio.to_thread(self._log.page, tenant, now, after, limit, **where)
 
@@ -293,6 +299,10 @@ class Memory:
         Returns the number of rows."""
         await self.start()
         return await self._index.rebuild(self._lexicon.rows, progress)
+
+    async def behind(self) -> int:
+        """How many rows the index does not have yet."""
+        return self._index.waiting
 
     async def health(self, tenant: str) -> Health:
         """How the tenant's memory is; see `health.Health`."""

@@ -37,8 +37,9 @@ from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
 from serve.engines import NODE, Wiring, deploy_engines, failure
 from serve.gateway import gateway_application
-from serve.office import Orchestra
+from serve.office import Named
 from serve.registry import serving
+from serve.routes.memory import memory_routes
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
 from serve.workplace import make_workflows
@@ -119,14 +120,16 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     """Hand everything but the engines to Serve."""
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
+    remembered = Named(MEMORY, "memory")
     gateway = gateway_application(
         _with_own_key(settings.gateway, secret),
         settings.models,
         directory=DIRECTORY,
         secret=secret,
         encoder=(ENCODER, ENCODER),
-        office=Orchestra(),
+        office=Named(ORCHESTRATOR, "the orchestrator"),
         tenant=settings.tenant,
+        extra_routes=(functools.partial(memory_routes, remembered, settings.tenant),),
     )
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)

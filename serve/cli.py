@@ -17,6 +17,7 @@ from cluster.errors import MainspringError
 from cluster.settings import Settings, load
 from serve import operator_cli
 from serve.distill.cli import distill
+from serve.memory_cli import memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +26,6 @@ app = typer.Typer(
     help="Mainspring: models, agents, memory and policy behind one address.",
 )
 intents = typer.Typer(no_args_is_help=True, help="The intent head on the embeddings.")
-memory = typer.Typer(no_args_is_help=True, help="What is remembered.")
 app.add_typer(intents, name="intents")
 app.add_typer(memory, name="memory")
 app.add_typer(distill, name="distill")
@@ -119,51 +119,6 @@ def intents_train(
 
     metrics = train_from_file(source, out, seed, made_examples(made, seed))
     console.print_json(json.dumps(metrics))
-
-
-@memory.command("ingest")
-def memory_ingest(
-    path: Path,
-    kind: str = typer.Option("document", help="What the records are, as policy or ticket."),
-    profile: str | None = PROFILE,
-) -> None:
-    """Remember a file's or a folder's texts in the running stack."""
-    settings = load(profile)
-    with _joined(settings) as actors:
-        import ray
-
-        found = ray.get(
-            actors("memory").ingest.remote(settings.tenant, str(path.resolve()), kind), timeout=600
-        )
-        console.print(found)
-
-
-@memory.command("search")
-def memory_search(
-    text: str,
-    k: int = typer.Option(5, help="At most so many hits."),
-    profile: str | None = PROFILE,
-) -> None:
-    """Recall what bears on a text, with scores and sources."""
-    settings = load(profile)
-    with _joined(settings) as actors:
-        import ray
-
-        from memory.records import Query
-
-        query = Query(tenant=settings.tenant, text=text, k=k)
-        for hit in ray.get(actors("memory").recall.remote(query), timeout=60):
-            console.print(f"{hit.score:.3f}  {hit.record.source}  {hit.record.text}", markup=False)
-
-
-@contextlib.contextmanager
-def _joined(settings: Settings) -> Iterator[Any]:
-    """The running stack's actors by name."""
-    from serve.lifecycle import joined
-    from serve.running import require
-
-    with joined(require(settings.data_dir), settings.data_dir) as actors:
-        yield actors
 
 
 def _heads(settings: Settings) -> dict[str, Path]:

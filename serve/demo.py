@@ -98,7 +98,7 @@ def clear_unless_unfinished(own: Settings, queue: Queue) -> bool:
             return True
     except (FileNotFoundError, ValueError):
         pass
-    for name in ("journal.db", "desk.db", "memory.db"):
+    for name in ("journal.db", "desk.db", "memory.db", "memory-log.db", "memory-exports"):
         for path in folder.glob(f"{name}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)

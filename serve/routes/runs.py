@@ -26,7 +26,7 @@ _STATUSES: Final = ("open", "waiting", "parked", "paused", "ended")
 
 class Office(Protocol):
     async def ask(self, method: str, *args: Any, timeout_s: float = ...) -> Any:
-        """See `serve.office.Orchestra.ask`."""
+        """See `serve.office.Named.ask`."""
 
 
 class _Body(BaseModel):

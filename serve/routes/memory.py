@@ -1,0 +1,266 @@
+"""The routes of memory: remember, search, look, promote, forget.
+
+What comes in here is somebody's word: its origin is a user and its trust the least, whatever the
+body says. It lives in a session, or says who promotes it and why.
+"""
+
+from dataclasses import asdict
+from typing import Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from cluster.errors import InvalidInput
+from cluster.ids import Clock, SystemClock
+from memory.log import Note
+from memory.records import Hit, Origin, Query, Record
+from memory.retention import Erasure
+from serve.routes.runs import Office
+from serve.schemas import parse_body, read
+
+_ERASURE_TIMEOUT_S: Final = 180.0
+_SHOWN: Final = (
+    "id", "tier", "kind", "source", "text", "event_at", "subject", "agent", "session", "expires_at",
+    "importance", "trust", "labels", "parents", "pinned", "recorded_at", "superseded_at",
+)  # fmt: skip
+Trust = Literal["untrusted", "tenant", "trusted"]
+Tier = Literal["session", "long_term"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Because(_Body):
+    """Who wants a change, and why; both are kept."""
+
+    by: str = Field(min_length=1, max_length=256)
+    why: str = Field(min_length=1, max_length=1_000)
+
+
+class RememberRequest(_Body):
+    """`POST /v1/memory`. With a `session` the record belongs to it; without one it is long-term and
+    needs a `promotion`. `ttl_s` counts from now. See `memory.records.Record`."""
+
+    text: str
+    kind: str = "note"
+    source: str = "api"
+    event_at: float | None = None
+    subject: str = ""
+    agent: str = ""
+    session: str = ""
+    ttl_s: float | None = Field(None, gt=0, le=3.2e9)
+    importance: float = Field(0.5, ge=0, le=1)
+    labels: list[str] = Field(default_factory=list)
+    parents: list[str] = Field(default_factory=list)
+    pinned: bool = False
+    meta: dict[str, str] = Field(default_factory=dict)
+    promotion: Because | None = None
+
+
+class SearchRequest(_Body):
+    """`POST /v1/memory/search`; see `memory.records.Query`."""
+
+    text: str
+    k: int = 4
+    kinds: list[str] = Field(default_factory=list, max_length=16)
+    min_score: float = 0.25
+    subject: str = ""
+    agent: str = ""
+    session: str = ""
+    tiers: list[Tier] = Field(default_factory=list, max_length=2)
+    trust: Trust = "untrusted"
+    since: float | None = None
+    until: float | None = None
+    as_of: float | None = None
+    budget_tokens: int | None = None
+
+
+class ForgetRequest(Because):
+    """`POST /v1/memory/forget`: everything about a subject, or records by id."""
+
+    subject: str = ""
+    ids: list[str] = Field(default_factory=list, max_length=1_000)
+
+
+class UpdateRequest(Because):
+    """`PATCH /v1/memory/{id}`: a new version with this text."""
+
+    text: str
+
+
+class ExportRequest(_Body):
+    """`POST /v1/memory/export`: the file's name in the data folder, without a suffix."""
+
+    name: str
+
+
+def memory_routes(office: Office, tenant: str, clock: Clock | None = None) -> APIRouter:
+    """The routes to include in the gateway; `office` asks the memory of `tenant`."""
+    return MemoryRoutes(office, tenant, clock or SystemClock()).routes()
+
+
+class MemoryRoutes:
+    """The handlers."""
+
+    def __init__(self, office: Office, tenant: str, clock: Clock) -> None:
+        self._office, self._tenant, self._clock = office, tenant, clock
+
+    def routes(self) -> APIRouter:
+        """The routes by path."""
+        routes = APIRouter()
+        add = routes.add_api_route
+        add("/v1/memory", self.remember, methods=["POST"])
+        add("/v1/memory", self.listed, methods=["GET"])
+        add("/v1/memory/search", self.search, methods=["POST"])
+        add("/v1/memory/forget", self.forget, methods=["POST"])
+        add("/v1/memory/export", self.export, methods=["POST"])
+        add("/v1/memory/health", self.health, methods=["GET"])
+        add("/v1/memory/{id}", self.one, methods=["GET"])
+        add("/v1/memory/{id}", self.update, methods=["PATCH"])
+        add("/v1/memory/{id}", self.delete, methods=["DELETE"])
+        add("/v1/memory/{id}/promote", self.promote, methods=["POST"])
+        add("/v1/memory/{id}/history", self.history, methods=["GET"])
+        return routes
+
+    async def remember(self, http: Request) -> Response:
+        """POST /v1/memory"""
+        asked = read(RememberRequest, parse_body(await http.body()))
+        note = Note(asked.promotion.by, asked.promotion.why) if asked.promotion else None
+        if not asked.session and note is None:
+            raise InvalidInput("session", "", "a session, or a promotion that says by and why")
+        record = self._record(asked)
+        added = await self._office.ask("remember", [record], note)
+        body = {"id": record.id, "object": "memory.record", "added": bool(added)}
+        return JSONResponse(body, status_code=201 if added else 200)
+
+    def _record(self, asked: RememberRequest) -> Record:
+        now = self._clock.now()
+        return Record(
+            tenant=self._tenant,
+            kind=asked.kind,
+            source=asked.source,
+            text=asked.text,
+            event_at=now if asked.event_at is None else asked.event_at,
+            meta=asked.meta,
+            tier="session" if asked.session and asked.promotion is None else "long_term",
+            subject=asked.subject,
+            agent=asked.agent,
+            session=asked.session,
+            expires_at=None if asked.ttl_s is None else now + asked.ttl_s,
+            importance=asked.importance,
+            labels=tuple(asked.labels),
+            parents=tuple(asked.parents),
+            origin=Origin("user"),
+            pinned=asked.pinned,
+        )
+
+    async def search(self, http: Request) -> Response:
+        """POST /v1/memory/search"""
+        asked = read(SearchRequest, parse_body(await http.body()))
+        fields = asked.model_dump() | {"kinds": tuple(asked.kinds), "tiers": tuple(asked.tiers)}
+        hits = await self._office.ask("recall", Query(tenant=self._tenant, **fields))
+        return JSONResponse({"object": "list", "data": [_hit_body(hit) for hit in hits]})
+
+    async def listed(
+        self, after: str = "", limit: int = 20, subject: str = "", session: str = "",
+        kind: str = "", tier: str = "",
+    ) -> Response:  # fmt: skip
+        """GET /v1/memory: by id"""
+        if not 1 <= limit <= 100:
+            raise InvalidInput("limit", limit, "1 to 100")
+        if "\x00" in after + subject + session + kind + tier:
+            raise InvalidInput("query", "NUL", "texts without NUL characters")
+        page = await self._office.ask(
+            "listed", self._tenant, after, limit + 1, subject, session, kind, tier
+        )
+        data = [_body(record) for record in page[:limit]]
+        return JSONResponse({"object": "list", "data": data, "has_more": len(page) > limit})
+
+    async def one(self, id: str) -> Response:
+        """GET /v1/memory/{id}"""
+        return JSONResponse(_body(await self._office.ask("get", self._tenant, _id(id))))
+
+    async def update(self, http: Request, id: str) -> Response:
+        """PATCH /v1/memory/{id}"""
+        asked = read(UpdateRequest, parse_body(await http.body()))
+        note = Note(asked.by, asked.why)
+        record = await self._office.ask("update", self._tenant, _id(id), asked.text, note)
+        return JSONResponse(_body(record))
+
+    async def promote(self, http: Request, id: str) -> Response:
+        """POST /v1/memory/{id}/promote: whoever holds a key acts for a person"""
+        asked = read(Because, parse_body(await http.body()))
+        record = await self._office.ask("promote", self._tenant, _id(id), asked.by, asked.why, True)
+        return JSONResponse(_body(record))
+
+    async def history(self, id: str) -> Response:
+        """GET /v1/memory/{id}/history: the events of a record or of a receipt"""
+        if "\x00" in id:
+            raise InvalidInput("id", id, "the id of a record or of a receipt")
+        events = await self._office.ask("history", self._tenant, id)
+        return JSONResponse({"object": "list", "data": events})
+
+    async def delete(self, id: str, by: str = "api", why: str = "deleted") -> Response:
+        """DELETE /v1/memory/{id}"""
+        await self._office.ask("get", self._tenant, _id(id))
+        return await self._erased((id,), "", by, why)
+
+    async def forget(self, http: Request) -> Response:
+        """POST /v1/memory/forget"""
+        asked = read(ForgetRequest, parse_body(await http.body()))
+        return await self._erased(tuple(map(_id, asked.ids)), asked.subject, asked.by, asked.why)
+
+    async def _erased(self, ids: tuple[str, ...], subject: str, by: str, why: str) -> Response:
+        receipt = await self._office.ask(
+            "forget", self._tenant, ids, subject, by, why, timeout_s=_ERASURE_TIMEOUT_S
+        )
+        return JSONResponse(_receipt_body(receipt))
+
+    async def export(self, http: Request) -> Response:
+        """POST /v1/memory/export"""
+        asked = read(ExportRequest, parse_body(await http.body()))
+        path = await self._office.ask("export", self._tenant, asked.name, timeout_s=120.0)
+        return JSONResponse({"object": "memory.export", "path": path}, status_code=201)
+
+    async def health(self) -> Response:
+        """GET /v1/memory/health"""
+        health = await self._office.ask("health", self._tenant, timeout_s=60.0)
+        return JSONResponse({"object": "memory.health", "good": health.good, **asdict(health)})
+
+
+def _id(id: str) -> str:
+    if len(id) != 32 or not set(id) <= set("0123456789abcdef"):
+        raise InvalidInput("id", id, "the id of a record: 32 hex digits")
+    return id
+
+
+def _body(record: Record) -> dict[str, Any]:
+    shown = {name: getattr(record, name) for name in _SHOWN}
+    origin = record.origin
+    return shown | {
+        "object": "memory.record",
+        "meta": dict(record.meta),
+        "origin": {
+            "source_kind": origin.source_kind,
+            "tool_or_model": origin.tool_or_model,
+            "run": origin.run,
+        },
+    }
+
+
+def _hit_body(hit: Hit) -> dict[str, Any]:
+    return {
+        "object": "memory.hit", "score": hit.score, "scores": dict(hit.scores),
+        "reason": hit.reason, "record": _body(hit.record),
+    }  # fmt: skip
+
+
+def _receipt_body(receipt: Erasure) -> dict[str, Any]:
+    return {
+        "object": "memory.erasure", "id": receipt.id, "at": receipt.at,
+        "complete": receipt.complete, "erased": receipt.erased, "derived": receipt.derived,
+        "held": receipt.held, "exports": receipt.exports, "pending": receipt.pending,
+        "impossible": receipt.impossible,
+    }  # fmt: skip
