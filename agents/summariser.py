@@ -22,7 +22,7 @@ _SEPARATORS: Final = {"Orders": ", ", "Parcels": ", ", "Amounts": ", ", "Promise
 
 @dataclass(frozen=True)
 class Summariser:
-    """A `memory.summaries.Complete` over `chat`, whose errors go to the caller; timeout_s in
+    """A `memory.asking.Complete` over `chat`, whose errors go to the caller; timeout_s in
     seconds."""
 
     chat: Chat

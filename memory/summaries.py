@@ -9,27 +9,23 @@ records stand for a conversation. A summary of a summary keeps the older one's s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from cluster.errors import InvalidInput
 from memory import tokens
+from memory.asking import Complete, Count, Unusable, ask, windows
 from memory.conversations import KIND, Talk, current, read, rendered, replaceable, talk
 from memory.probe import Probe
 from memory.quotes import Cited, extract, quoted, repairs
 from memory.records import MAX_TEXT_BYTES, Origin, Record
-from memory.statements import Line
 
 EXTRACTIVE: Final = "extractive"
 """The method of a summary that no model wrote."""
 _MOST_REASONS: Final = 20
+_NEW_SHARE: Final = 0.25  # of the budget must be new: a summary is not made anew for every message
 _NOT_WORTH: Final = "the conversation fits its budget, or is too short"
-
-Complete = Callable[[Sequence[Line]], Awaitable[str]]
-"""A model: a part of a conversation becomes its summary, sentence by sentence; a line that quotes a
-speaker begins with "who: "."""
-Count = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,7 @@ class Policy:
     window_lines: int = 6
     calls: int = 64
     deadline_s: float = 30.0
+    fall_back: bool = False
 
     def __post_init__(self) -> None:
         for name in ("budget_tokens", "window_tokens", "window_lines", "calls"):
@@ -69,7 +66,8 @@ POLICY: Final = Policy()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it: the summary's record (None: rejected, or nothing to do), and why.
+    """What came of it: the summary's record (None: rejected, or nothing to do), and the reasons:
+    why there is none, or why it is not the model's.
 
     tokens_before counts the originals, those of an older summary among them; tokens_after the
     summary. facts is how many critical facts the probe looked for, repaired how many sentences were
@@ -104,10 +102,12 @@ def text_tokens(text: str) -> int:
 
 def due(records: Sequence[Record], policy: Policy, count: Count = text_tokens) -> list[Record]:
     """The records that a summary would replace, oldest first; none while the conversation fits its
-    budget. InvalidInput for records of several tenants or sessions."""
+    budget, or has little that is new. InvalidInput for records of several tenants or sessions."""
     chosen = replaceable(records, policy.recent)
+    fresh = [r for r in chosen if r.kind != KIND]
     over = sum(count(r.text) for r in current(records)) > policy.budget_tokens
-    return chosen if over and len([r for r in chosen if r.kind != KIND]) > 1 else []
+    new = _NEW_SHARE * policy.budget_tokens
+    return chosen if over and len(fresh) > 1 and sum(count(r.text) for r in fresh) >= new else []
 
 
 async def summarise(
@@ -125,20 +125,32 @@ async def summarise(
     if not chosen:
         return Outcome(None, (_NOT_WORTH,), name)
     held = await asyncio.to_thread(talk, chosen)
-    if complete is None:
-        return await asyncio.to_thread(_Draft(held, policy, count, EXTRACTIVE).of_quotes)
+    outcome: Outcome | None = None
+    if complete is not None:
+        outcome, reached = await _modelled(held, complete, name, policy, count)
+        if outcome.accepted or (reached and not policy.fall_back):
+            return outcome
+    quotes = await asyncio.to_thread(_Draft(held, policy, count, EXTRACTIVE).of_quotes)
+    return replace(quotes, reasons=(*quotes.reasons, *(outcome.reasons if outcome else ())))
+
+
+async def _modelled(
+    held: Talk, complete: Complete, name: str, policy: Policy, count: Count
+) -> tuple[Outcome, bool]:
+    """What comes of the model's answers, and whether the model was there at all."""
     draft = _Draft(held, policy, count, name)
-    windows = _windows(held.fresh, policy, count)
-    if len(windows) > policy.calls:
-        return draft.rejected(f"it needs {len(windows)} calls of the model, not {policy.calls}")
+    parts = windows(held.fresh, policy.window_tokens, policy.window_lines, count)
+    if len(parts) > policy.calls:
+        reason = f"it needs {len(parts)} calls of the model, not {policy.calls}"
+        return draft.rejected(reason), True
     answers: list[str] = []
-    for window in windows:
-        answer, fault = await _asked(complete, window, policy.deadline_s)
+    for part in parts:
         draft.calls += 1
-        if fault:
-            return draft.rejected(fault)
-        answers.append(answer)
-    return await asyncio.to_thread(draft.of_answers, answers)
+        try:
+            answers.append(await ask(complete, part, policy.deadline_s))
+        except Unusable as failed:
+            return draft.rejected(failed.reason), failed.reached
+    return await asyncio.to_thread(draft.of_answers, answers), True
 
 
 class _Draft:
@@ -164,8 +176,8 @@ class _Draft:
             return self.rejected(*faults)
         pairs = list(zip(said, verdicts, strict=True))
         self._dropped = tuple(s.text for s, v in pairs if not v.lines)
-        if 2 * len(self._dropped) > len(said):
-            return self.rejected("most of it is not about this conversation")
+        if len(self._dropped) == len(said):
+            return self.rejected("nothing of it is about this conversation")
         cited = [Cited(s.text, s.who, v.lines) for s, v in pairs if v.lines]
         return self._judged([*quoted(self._talk.carried), *dict.fromkeys(cited)])
 
@@ -181,9 +193,9 @@ class _Draft:
             self._repaired = len(added)
             text = rendered([*cited, *added], self._talk.numbers)
             lost = self._probe.lost(read(text, self._talk.names))
-        return self.rejected(*map(str, lost)) if lost else self._accepted(text)
+        return self.rejected(*map(str, lost)) if lost else self._short_enough(text)
 
-    def _accepted(self, text: str) -> Outcome:
+    def _short_enough(self, text: str) -> Outcome:
         before, after = self._before(), self._count(text)
         most = (1 - self._policy.least_cut) * before
         if after > most or len(text.encode()) > MAX_TEXT_BYTES:
@@ -233,46 +245,3 @@ def _tokens_before(record: Record, count: Count) -> int:
 
 def _common(names: Sequence[str]) -> str:
     return names[0] if len(set(names)) == 1 else ""
-
-
-def _windows(lines: Sequence[Line], policy: Policy, count: Count) -> list[list[Line]]:
-    """The lines, in parts that one call of the model can read."""
-    windows: list[list[Line]] = []
-    room = 0
-    for line in lines:
-        size = count(line.text)
-        if not windows or size > room or len(windows[-1]) >= policy.window_lines:
-            windows.append([])
-            room = policy.window_tokens
-        windows[-1].append(line)
-        room -= size
-    return windows
-
-
-async def _asked(complete: Complete, window: Sequence[Line], limit_s: float) -> tuple[str, str]:
-    """The model's answer, or why there is none that can be used."""
-    call = asyncio.ensure_future(complete(window))
-    try:
-        await asyncio.wait({call}, timeout=limit_s)
-        if not call.done():
-            return "", f"the model took longer than {limit_s:g} s"
-    finally:
-        # a model that does not let itself be cancelled is not waited for
-        call.cancel()
-        call.add_done_callback(lambda c: c.cancelled() or c.exception())
-    error = None if call.cancelled() else call.exception()
-    if call.cancelled() or error:
-        return "", f"the model failed: {type(error).__name__ if error else 'cancelled'}: {error}"[
-            :300
-        ]
-    return _usable(call.result(), sum(len(line.text) for line in window))
-
-
-def _usable(answer: Any, size: int) -> tuple[str, str]:
-    if not isinstance(answer, str) or not answer.strip():
-        return "", "the model answered with no text"
-    if len(answer) > 1_000 + 2 * size:
-        return "", f"the model answered {len(answer)} characters to {size}"
-    if "\x00" in answer or any("\ud800" <= c <= "\udfff" for c in answer):
-        return "", "the model answered with characters that are no text"
-    return answer, ""
