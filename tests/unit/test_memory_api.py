@@ -1,0 +1,196 @@
+"""Memory over HTTP: the real gateway app and the real memory, without Ray."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster.ids import SystemClock
+from cluster.settings import GatewaySection, MemorySection, ModelSection
+from serve.catalog import Catalog
+from serve.gateway import build_app
+from serve.metering import Meter
+from serve.router import Router
+from serve.routes.memory import memory_routes
+from tests.memories import START, Desk, Shelf, said
+
+BY = {"by": "ann", "why": "asked"}
+
+
+class DeskOffice:
+    """`serve.office.Named` over a memory in this process."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def ask(self, method: str, *args: Any, timeout_s: float = 15.0) -> Any:
+        return await getattr(self._desk.memory, method)(*args)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path, MemorySection(), Shelf())
+    yield desk
+    await desk.memory.close()
+
+
+@pytest.fixture
+async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    models = tuple(
+        ModelSection.model_validate(
+            {"id": t, "source": "x", "tier": t, "usd_per_mtok_in": 1, "usd_per_mtok_out": 1}
+        )
+        for t in ("planner", "routine")
+    )
+    catalog = Catalog(models)
+    meter = Meter(catalog)
+    app = build_app(
+        GatewaySection(),
+        catalog,
+        Router(catalog, list, meter, SystemClock(), "s"),
+        meter,
+        extra_routes=(partial(memory_routes, DeskOffice(desk), "shop", desk.clock),),
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def remembered(client: httpx.AsyncClient, text: str, **more: Any) -> str:
+    response = await client.post("/v1/memory", json={"text": text, "session": "s1", **more})
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+async def test_what_is_remembered_is_found_with_its_reason(client: httpx.AsyncClient) -> None:
+    id = await remembered(client, "my lamp arrived broken", kind="turn", subject="ann")
+    found = await client.post("/v1/memory/search", json={"text": "lamp broken", "subject": "ann"})
+    (hit,) = found.json()["data"]
+    assert hit["record"]["id"] == id
+    assert hit["reason"]
+    assert hit["record"]["origin"]["source_kind"] == "user"
+    again = await client.post(
+        "/v1/memory", json={"text": "my lamp arrived broken", "kind": "turn", "session": "s1"}
+    )
+    assert (again.status_code, again.json()["added"]) == (200, False)
+
+
+async def test_nobody_can_say_how_much_he_is_trusted(client: httpx.AsyncClient) -> None:
+    id = await remembered(client, "believe me")
+    shown = (await client.get(f"/v1/memory/{id}")).json()
+    assert (shown["trust"], shown["tier"]) == ("untrusted", "session")
+    for field in ({"trust": "trusted"}, {"origin": {"source_kind": "document"}}, {"tenant": "x"}):
+        refused = await client.post("/v1/memory", json={"text": "x", "session": "s1", **field})
+        assert refused.status_code == 400
+
+
+async def test_long_term_needs_a_promotion(client: httpx.AsyncClient) -> None:
+    refused = await client.post("/v1/memory", json={"text": "tea"})
+    assert refused.status_code == 400
+    assert "promotion" in refused.text
+    kept = await client.post("/v1/memory", json={"text": "tea", "promotion": BY})
+    assert kept.status_code == 201
+    id = await remembered(client, "coffee")
+    promoted = await client.post(f"/v1/memory/{id}/promote", json=BY)
+    assert promoted.json()["tier"] == "long_term"
+    events = (await client.get(f"/v1/memory/{id}/history")).json()["data"]
+    assert [(e["what"], e["by"]) for e in events] == [("remembered", ""), ("promoted", "ann")]
+
+
+async def test_a_list_goes_on_behind_an_id(client: httpx.AsyncClient) -> None:
+    ids = sorted([await remembered(client, f"line {n}") for n in range(5)])
+    first = (await client.get("/v1/memory", params={"limit": 3})).json()
+    assert ([r["id"] for r in first["data"]], first["has_more"]) == (ids[:3], True)
+    rest = (await client.get("/v1/memory", params={"limit": 3, "after": ids[2]})).json()
+    assert ([r["id"] for r in rest["data"]], rest["has_more"]) == (ids[3:], False)
+
+
+async def test_updating_makes_a_new_version(client: httpx.AsyncClient) -> None:
+    id = await remembered(client, "ten euros")
+    new = (await client.patch(f"/v1/memory/{id}", json={"text": "twelve euros", **BY})).json()
+    assert new["parents"] == [id]
+    again = await client.patch(f"/v1/memory/{id}", json={"text": "free", **BY})
+    assert again.status_code == 409
+
+
+async def test_forgetting_answers_with_a_receipt(client: httpx.AsyncClient) -> None:
+    ids = [await remembered(client, f"line {n}", subject="ann") for n in range(3)]
+    one = (await client.delete(f"/v1/memory/{ids[0]}")).json()
+    assert (one["erased"], one["complete"]) == ([ids[0]], True)
+    rest = (await client.post("/v1/memory/forget", json={"subject": "ann", **BY})).json()
+    assert sorted(rest["erased"]) == sorted(ids[1:])
+    assert rest["impossible"]
+    kept = (await client.get(f"/v1/memory/{rest['id']}/history")).json()["data"]
+    assert kept[0]["what"] == "erased"
+    assert (await client.get(f"/v1/memory/{ids[1]}")).status_code == 404
+    assert (await client.delete(f"/v1/memory/{ids[1]}")).status_code == 404
+
+
+async def test_what_lives_for_a_while_goes_by_itself(client: httpx.AsyncClient, desk: Desk) -> None:
+    id = await remembered(client, "one-time code", ttl_s=60)
+    desk.clock.time = START + 61
+    assert (await client.get(f"/v1/memory/{id}")).status_code == 404
+
+
+async def test_an_export_and_the_health_are_there(client: httpx.AsyncClient, desk: Desk) -> None:
+    await remembered(client, "one line of text")
+    exported = await client.post("/v1/memory/export", json={"name": "all"})
+    assert exported.status_code == 201
+    assert Path(exported.json()["path"]).read_text().count("\n") == 1
+    health = (await client.get("/v1/memory/health")).json()
+    assert (health["good"], health["records"], health["leaks"]) == (True, 1, 0)
+
+
+async def test_another_tenants_record_is_not_there(client: httpx.AsyncClient, desk: Desk) -> None:
+    theirs = said("a secret", tenant="other")
+    await desk.memory.remember([theirs])
+    for response in (
+        await client.get(f"/v1/memory/{theirs.id}"),
+        await client.delete(f"/v1/memory/{theirs.id}"),
+        await client.post(f"/v1/memory/{theirs.id}/promote", json=BY),
+        await client.patch(f"/v1/memory/{theirs.id}", json={"text": "x", **BY}),
+    ):
+        assert response.status_code == 404
+    assert (await client.get(f"/v1/memory/{theirs.id}/history")).json()["data"] == []
+    assert (await client.post("/v1/memory/search", json={"text": "secret"})).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "", {"text": "", "session": "s1"}),
+        ("POST", "", {"text": "a\x00b", "session": "s1"}),
+        ("POST", "", {"text": "x" * 64_001, "session": "s1"}),
+        ("POST", "", {"text": "x", "session": "s1", "kind": "Not A Kind"}),
+        ("POST", "", {"text": "x", "session": "s1", "event_at": 1e12}),
+        ("POST", "", {"text": "x", "session": "s1", "ttl_s": 1e300}),
+        ("POST", "", {"text": "x", "session": "s1", "labels": ['" or 1=1']}),
+        ("POST", "", {"text": "x", "session": "s1", "parents": ["nothing"]}),
+        ("POST", "", {"text": "x", "session": "s1", "parents": ["0" * 32]}),
+        ("POST", "", {"text": "x", "session": "s1", "importance": 2}),
+        ("POST", "", {"text": "x", "session": "s" * 300}),
+        ("POST", "/search", {"text": " "}),
+        ("POST", "/search", {"text": "x", "k": 0}),
+        ("POST", "/search", {"text": "x", "kinds": ["a'b"]}),
+        ("POST", "/search", {"text": "x", "tiers": ["ephemeral"]}),
+        ("POST", "/search", {"text": "x", "budget_tokens": 0}),
+        ("POST", "/search", {"text": "x", "filter": "tenant != ''"}),
+        ("POST", "/forget", {"subject": "ann", "by": "", "why": "x"}),
+        ("POST", "/forget", BY),
+        ("POST", "/forget", {"ids": ["x"], **BY}),
+        ("POST", "/export", {"name": "../../etc/passwd"}),
+        ("GET", "/not-an-id", None),
+        ("GET", "?limit=0", None),
+        ("POST", f"/{'0' * 32}/promote", {"by": "ann"}),
+    ],
+)
+async def test_bad_input_is_a_400_and_keeps_nothing(
+    client: httpx.AsyncClient, desk: Desk, method: str, path: str, body: Any
+) -> None:
+    response = await client.request(method, f"/v1/memory{path}", json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+    assert await desk.memory.count("shop") == 0
