@@ -21,6 +21,8 @@ from cluster.objects import opened
 from cluster.settings import MemorySection
 from memory import provenance, transfer
 from memory import recall as ranking
+from memory.asking import Complete
+from memory.compression import compress
 from memory.documents import Archive
 from memory.embed import SPACE, Embedder, Vectors
 from memory.feed import Index, Progress
@@ -36,6 +38,7 @@ from memory.records import Found, Hit, Query, Record
 from memory.retention import Erasure, Retention
 from memory.scope import Filter
 from memory.store import Match, VectorStore, checked
+from memory.summaries import EXTRACTIVE, POLICY, Outcome, Policy
 from memory.tiers import Echoes
 from memory.writer import Writer
 
@@ -236,6 +239,18 @@ class Memory:
         if record.tier == "long_term":
             return record
         return await self._writer.promote(record, Note(by, why))
+
+    async def compress(
+        self,
+        tenant: str,
+        session: str,
+        complete: Complete | None = None,
+        name: str = EXTRACTIVE,
+        policy: Policy = POLICY,
+    ) -> Outcome:
+        """Sum up a session that is over the policy's budget, by a model or in the speakers' own
+        words, and remember the summary as a record with parents; see `compression.compress`."""
+        return await compress(self, tenant, session, complete, name=name, policy=policy)
 
     async def forget(
         self, tenant: str, ids: Sequence[str] = (), subject: str = "", by: str = "", why: str = ""
