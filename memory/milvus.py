@@ -29,7 +29,7 @@ from memory import columns
 from memory.columns import expression
 from memory.embed import DIMENSION, SPACE, Vectors
 from memory.scope import Filter
-from memory.store import Keywords, Match, Row
+from memory.store import Keywords, Match, Row, checked
 from memory.words import VERSION
 
 _ROWS: Final = 500  # in one write; a row with its vectors is some 10 KB and gRPC takes 64 MB
@@ -41,19 +41,6 @@ _NO_KEYWORDS: Final = {2**32 - 2: 1e-9}  # a term that no text has; an empty row
 def collection_name(space: str = SPACE) -> str:
     """One collection per schema version, normaliser and embedding space."""
     return f"memory_v{columns.SCHEMA}w{VERSION}__{space}"
-
-
-def checked(vectors: Vectors, count: int, dimension: int = DIMENSION) -> Vectors:
-    """The vectors as float32. Raises InvalidInput unless each is finite, not zero and fits."""
-    rows = np.asarray(vectors, dtype=np.float32)
-    if rows.shape != (count, dimension):
-        raise InvalidInput("vectors", rows.shape, f"the shape ({count}, {dimension})")
-    lengths = np.linalg.norm(rows, axis=1) if count else np.ones(1)
-    if not np.isfinite(lengths).all():
-        raise InvalidInput("vectors", "NaN or infinity", "finite numbers")
-    if lengths.min() < 1e-6:
-        raise InvalidInput("vectors", "a zero vector", "vectors with a direction")
-    return rows
 
 
 class MilvusStore:

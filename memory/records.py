@@ -207,8 +207,10 @@ class Query:
 
     k is the most hits wanted; fewer, or none, come when less is relevant. kinds () means every
     kind. With several kinds each gets its share of k before the best of the rest fill up.
-    min_score is the least cosine similarity. without names sources that must not come back, such
-    as the very ticket that asks.
+    min_score is the least cosine similarity of a hit, unless it says most of the question's words.
+    min_relevance is what the best one must reach, or nothing comes (what it lets through and what
+    not: `make bench-retrieval`). without names sources that must not come back, such as the very
+    ticket that asks.
 
     A named subject or agent finds what is its own or no one's in particular; a named session finds
     its own session records and every long-term one; "" asks for all. tiers () means both. trust is
@@ -221,6 +223,7 @@ class Query:
     k: int = 4
     kinds: tuple[str, ...] = ()
     min_score: float = 0.25
+    min_relevance: float = 0.3
     without: frozenset[str] = frozenset()
     subject: str = ""
     agent: str = ""
@@ -241,6 +244,8 @@ class Query:
             raise InvalidInput("k", self.k, f"1 to {MAX_HITS}")
         if not -1.0 <= self.min_score <= 1.0:
             raise InvalidInput("min_score", self.min_score, "a cosine between -1 and 1")
+        if not 0.0 <= self.min_relevance <= 2.0:
+            raise InvalidInput("min_relevance", self.min_relevance, "0 to 2")
         if self.budget_tokens is not None and self.budget_tokens < 1:
             raise InvalidInput("budget_tokens", self.budget_tokens, "at least 1, or none")
         self._check_scope()
@@ -268,9 +273,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A record that answers a query, its cosine similarity, and why it was chosen.
+    """A record that answers a query, how well, and why it was chosen.
 
-    scores holds what the choice was made from, by name ("dense", "keyword", "freshness", ...).
+    score is what hits are ordered by: relevance, from 0 to a little over 1, weighed by freshness
+    and importance. scores holds what it was made from: "dense" (the cosine), "keyword",
+    "relevance", "freshness", "importance".
     """
 
     record: Record

@@ -18,6 +18,7 @@ from memory.records import Found, Hit, Query, Record
 from memory.scope import Filter
 from memory.store import Row, checked
 from memory.tail import Tail
+from memory.words import Vocabulary, keywords
 
 _SESSIONS: Final = 1_000
 _TEXTS: Final = 200
@@ -35,7 +36,7 @@ class Ephemeral:
         self._embedder, self._clock = embedder, clock
         self._most, self._ttl_s = most, ttl_s
         self._records: OrderedDict[str, Record] = OrderedDict()
-        self._tail = Tail()
+        self._tail, self._vocabulary = Tail(), Vocabulary()
 
     async def remember(self, records: Sequence[Record]) -> int:
         """Keep the records and say how many were new."""
@@ -50,7 +51,8 @@ class Ephemeral:
             until = min(record.expires_at or now + self._ttl_s, now + self._ttl_s)
             kept = replace(record, expires_at=until, recorded_at=now)
             self._records[record.id] = kept
-            self._tail.upsert([Row(kept, vector)])
+            self._tail.upsert([Row(kept, vector, keywords(record.text))])
+            self._vocabulary.add(record.text)
         while len(self._records) > self._most:
             self._drop([next(iter(self._records))])
         return len(new)
@@ -61,8 +63,11 @@ class Ephemeral:
         (vector,) = await self._embedder.embed([query.text])
         now = self._clock.now()
         limit = ranking.candidates_wanted(query)
-        matches = self._tail.nearest(vector, Filter.of(query, now), limit)
-        found = [Found(self._records[m.id], m.score) for m in matches]
+        scope = Filter.of(query, now)
+        near = {m.id: m.score for m in self._tail.nearest(vector, scope, limit)}
+        weights = self._vocabulary.weights(query.text)
+        said = {m.id: m.score for m in self._tail.matching(weights, scope, limit)}
+        found = [Found(self._records[id], near.get(id), said.get(id)) for id in near | said]
         return ranking.rank(found, query, now)
 
     async def get(self, tenant: str, id: str) -> Record:
@@ -95,7 +100,7 @@ class Ephemeral:
 
     def _drop(self, ids: Sequence[str]) -> None:
         for id in ids:
-            del self._records[id]
+            self._vocabulary.remove(self._records.pop(id).text)
         self._tail.delete(ids)
 
 

@@ -49,7 +49,8 @@ class RemoteMemory:
     async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
         if self._handle is None:
             self._handle = actor(self._name)
-        query = Query(tenant=tenant, text=text, k=k, kinds=self._kinds)
+        # a ticket is long and in many a language: weak evidence is better for a plan than none
+        query = Query(tenant=tenant, text=text, k=k, kinds=self._kinds, min_relevance=0.0)
         try:
             hits: list[Hit] = await asyncio.wait_for(self._handle.recall.remote(query), _TIMEOUT_S)
         except TimeoutError:
