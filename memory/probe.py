@@ -115,7 +115,7 @@ class Probe:
 
     def _told(self, statement: Statement) -> Verdict:
         held = tuple(self._holders[v.key].line for v in statement.values)
-        if held and len(statement.words) <= 1:
+        if held and len(statement.words) <= 1 and not statement.who and not _persons(statement):
             return Verdict(lines=tuple(sorted(set(held))))
         nearest = self._nearest(statement)
         if not nearest:
@@ -174,11 +174,12 @@ def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
 
 
 def _alike(said: Statement, near: Statement) -> bool:
-    """Whether both deny, hedge, ask and name persons alike."""
+    """Whether both deny, hedge, ask and name persons alike, by the same speaker."""
     asks = near.marks[2] and not said.marks[2] and _REPORTS.isdisjoint(said.words)
     persons, others = _persons(said), _persons(near)
     turned = persons and others and not _within(persons, others)
-    return said.marks[:2] == near.marks[:2] and not asks and not turned
+    same = said.who in ("", near.who) and said.marks[:2] == near.marks[:2]
+    return same and not asks and not turned
 
 
 def _persons(statement: Statement) -> list[str]:

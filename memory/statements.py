@@ -113,9 +113,13 @@ class Statement:
     def _plain(self) -> str:
         """The text with contractions written out, and each value as one character: U+E000 for the
         first, U+E001 for the second."""
-        text = _PRIVATE.sub(" ", self.text)
-        for number, value in reversed(list(enumerate(self.values))):
-            text = f"{text[: value.start]} {chr(0xE000 + number % 0x1800)} {text[value.end :]}"
+        told = _PRIVATE.sub(" ", self.text)
+        parts: list[str] = []
+        end = 0
+        for number, value in enumerate(self.values):
+            parts += told[end : value.start], f" {chr(0xE000 + number % 0x1800)} "
+            end = value.end
+        text = "".join((*parts, told[end:]))
         for pattern, long in _SHORT:
             text = pattern.sub(long, text)
         return text

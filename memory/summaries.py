@@ -196,6 +196,8 @@ class _Draft:
         return self.rejected(*map(str, lost)) if lost else self._short_enough(text)
 
     def _short_enough(self, text: str) -> Outcome:
+        if not text:
+            return self.rejected("the conversation says nothing that can be kept")
         before, after = self._before(), self._count(text)
         most = (1 - self._policy.least_cut) * before
         if after > most or len(text.encode()) > MAX_TEXT_BYTES:
