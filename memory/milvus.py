@@ -54,9 +54,6 @@ class MilvusStore:
     def __init__(
         self, uri: str, token: str = "", space: str = SPACE, dimension: int = DIMENSION
     ) -> None:
-        # errors arrive here as exceptions; client and embedded server would print tracebacks too
-        for noisy in ("pymilvus", "grpc._server"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._where = uri
         self._local = "://" not in uri
         self._name = collection_name(space)
@@ -67,6 +64,10 @@ class MilvusStore:
             _require_free(Path(uri))
         from pymilvus import MilvusClient
 
+        # errors arrive here as exceptions; client and embedded server would print tracebacks too,
+        # and importing the client sets its own level
+        for noisy in ("pymilvus", "grpc._server"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         with self._translated():
             self._client = MilvusClient(uri=uri, token=token)
         self._ready()
