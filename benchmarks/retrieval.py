@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.locomo import Conversation, Question, load
+from benchmarks.locomo_data import Conversation, Question, load
 from benchmarks.report import Figure, write
 from benchmarks.retrieval_peers import Milvus, faiss_flat
 from cluster.errors import InvalidInput

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report, retrieval
-from benchmarks.locomo import Question, load
+from benchmarks.locomo_data import Question, load
 from benchmarks.retrieval import outcome, records
 from cluster.errors import InvalidInput
 
