@@ -92,3 +92,49 @@ def test_a_document_is_the_source_without_its_passage() -> None:
 def test_a_query_that_makes_no_sense_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         Query(**{"tenant": "shop", "text": "where", **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tier", "ephemeral"),
+        ("subject", "\x00"),
+        ("subject", "x" * 257),
+        ("agent", "\ud800"),
+        ("expires_at", math.nan),
+        ("expires_at", 1e12),
+        ("importance", 1.5),
+        ("importance", -0.1),
+        ("importance", math.nan),
+        ("trust", "admin"),
+        ("labels", ("Upper",)),
+        ("labels", ("a",) * 17),
+        ("labels", ["pii"]),
+        ("parents", ("short",)),
+        ("parents", ("0" * 32,) * 257),
+        ("event_at", None),
+        ("meta", {"a": "\x00"}),
+        ("meta", {"a": "\ud800"}),
+    ],
+)
+def test_a_wrong_scope_time_or_standing_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        record(**{field: value})
+    assert caught.value.field == field
+
+
+def test_a_session_record_names_its_session() -> None:
+    with pytest.raises(InvalidInput, match="name of the session"):
+        record(tier="session")
+    assert record(tier="session", session="s1").session == "s1"
+
+
+def test_any_name_may_be_a_subject() -> None:
+    for name in ('" or tenant != "', "ann@example.com", "\u202eann", "🦊"):
+        assert record(subject=name).subject == name
+
+
+def test_a_numbered_source_tells_the_place_in_its_document() -> None:
+    assert (record().document, record().number) == ("policy:returns.md", 1)
+    assert record(source="ticket:PT-014").number == 0
+    assert record(source="a#b").number == 0
