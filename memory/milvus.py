@@ -116,6 +116,7 @@ class MilvusStore:
                 search_params={"metric_type": metric},
                 filter=expression(scope),
                 limit=limit,
+                output_fields=["id"],  # with none named, Lite sends every column, vectors and all
             )
         matches = [Match(hit["id"], float(hit["distance"])) for hit in found]
         return sorted(matches, key=lambda match: (-match.score, match.id))
