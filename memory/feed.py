@@ -7,19 +7,19 @@ rows there should be; `align` brings the index in step with it, from nothing if 
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from cluster.errors import MainspringError, Overloaded
 from cluster.ids import Clock, jittered
+from cluster.telemetry import logger
 from memory.embed import Vectors
 from memory.log import Log
 from memory.scope import Filter
 from memory.store import Keywords, Match, Row, VectorStore
 from memory.tail import Tail
 
-logger = logging.getLogger(__name__)
+log = logger("memory")
 
 _MOVED_AT_ONCE: Final = 500
 _LONGEST_PAUSE_S: Final = 30.0
@@ -187,7 +187,7 @@ class Index:
             except MainspringError as error:
                 # the rows stay in the tail, where they are found; the log has them anyway
                 self.trouble = str(error)
-                logger.warning("memory index: %s", error)
+                log.warning("memory index: %s", error)
                 pause = min(max(2 * pause, 0.5), _LONGEST_PAUSE_S)
                 await asyncio.sleep(jittered(pause))
 

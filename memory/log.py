@@ -126,6 +126,15 @@ class Log(LogRows):
         with self._database.transaction() as connection:
             return _end(connection)[0]
 
+    def embed(self, records: Sequence[Record], vectors: Vectors) -> None:
+        """Give records that were remembered in another space their vectors in this one."""
+        with self._database.transaction() as connection:
+            known = _known(connection, [record.id for record in records])
+            pairs = zip(records, vectors, strict=True)
+            rows = [self._vector(r, v) for r, v in pairs if r.id in known]
+            if rows:
+                connection.execute(_VECTOR, rows)
+
     def supersede(self, old: Record, new: Record, vector: Vectors, note: Note) -> list[Record]:
         """Keep `new` as the version after `old`. Returns both as they are now."""
         with self._database.transaction() as connection:
@@ -235,15 +244,15 @@ class Log(LogRows):
         for row, seq in zip(rows, self._append(connection, changes, note), strict=True):
             row["seq"] = seq
         connection.execute(_ADD, rows)
-        vectors = [
-            {"id": r.id, "space": self._space, "v": np.asarray(v, np.float32).tobytes()}
-            for r, v in new
-        ]
-        connection.execute(_VECTOR, vectors)
+        connection.execute(_VECTOR, [self._vector(record, v) for record, v in new])
         links = [{"child": r.id, "parent": p} for r in stamped for p in dict.fromkeys(r.parents)]
         if links:
             connection.execute(_PARENT, links)
         return stamped
+
+    def _vector(self, record: Record, vector: Vectors) -> dict[str, Any]:
+        raw = np.asarray(vector, np.float32).tobytes()
+        return {"id": record.id, "space": self._space, "v": raw}
 
     def _rewrite(self, connection: Connection, record: Record, what: What, note: Note) -> None:
         row = columns(record)

@@ -85,6 +85,10 @@ _PASSAGES = text(
     f"{_SELECT} WHERE tenant = :t AND document = :d AND number BETWEEN :first AND :last"
     " AND number > 0 AND superseded_at IS NULL ORDER BY number, id"
 )
+_UNEMBEDDED = text(
+    f"{_SELECT} WHERE id NOT IN (SELECT id FROM memory_vectors WHERE space = :space)"
+    " ORDER BY seq LIMIT :n"
+)
 _FEED = _with_ids(
     "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
     " FROM memory_records r JOIN memory_vectors v ON v.id = r.id AND v.space = :space"
@@ -235,6 +239,10 @@ class LogRows:
         for row in self._listed(_FEED, ids, space=self._space):
             vector = np.frombuffer(bytes(row.vector), np.float32)
             yield Logged(record_of(row), vector, int(row.seq))
+
+    def unembedded(self, limit: int) -> list[Record]:
+        """Records of all tenants that have no vector in the space."""
+        return self._rows(_UNEMBEDDED, space=self._space, n=limit)
 
     def texts(self, tenant: str) -> Iterator[str]:
         """The text of each of the tenant's living records."""

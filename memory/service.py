@@ -6,7 +6,6 @@ beside the event loop.
 """
 
 import asyncio
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from cluster.errors import DataError, InvalidInput, MainspringError, NotFound, U
 from cluster.ids import Clock
 from cluster.objects import opened
 from cluster.settings import MemorySection
+from cluster.telemetry import logger
 from memory import provenance, transfer
 from memory import recall as ranking
 from memory.asking import Complete
@@ -34,15 +34,16 @@ from memory.log import Batch, Log, Note
 from memory.milvus import MilvusStore
 from memory.owner import Owner
 from memory.reading import Shelf
-from memory.records import Found, Hit, Query, Record
+from memory.records import Hit, Query, Record
 from memory.retention import Erasure, Retention
 from memory.scope import Filter
-from memory.store import Match, VectorStore, checked
+from memory.searching import Searcher
+from memory.store import VectorStore, checked
 from memory.summaries import EXTRACTIVE, POLICY, Outcome, Policy
 from memory.tiers import Echoes
 from memory.writer import Writer
 
-logger = logging.getLogger(__name__)
+log = logger("memory")
 
 _EMBEDDED_AT_ONCE: Final = 32  # texts in one call: a question never waits behind a long list
 _WRITTEN_AT_ONCE: Final = 500
@@ -59,7 +60,7 @@ def opened_store(section: MemorySection, data_dir: Path) -> VectorStore:
     try:
         return MilvusStore(str(path))
     except (DataError, Unavailable) as error:
-        logger.warning("memory index: made anew from the log, as %s", error)
+        log.warning("memory index: made anew from the log, as %s", error)
         shutil.rmtree(path, ignore_errors=True)
         return MilvusStore(str(path))
 
@@ -94,6 +95,7 @@ class Memory:
             self._log, self._store, clock, section.flush_rows, section.flush_seconds, most
         )
         self._writer = Writer(self._log, self._index, self._lexicon)
+        self._searcher = Searcher(self._log, self._index, self._lexicon, embedder)
         self._exports = transfer.Exports(data_dir)
         self._retention = Retention(
             self._log, self._writer, self._exports, clock, self._renew, section.erase_wait_s
@@ -102,7 +104,7 @@ class Memory:
         self._echoes = Echoes()
         self._opening = asyncio.Lock()
         self._open = False
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._leaks = 0
 
     async def start(self) -> int:
@@ -113,7 +115,9 @@ class Memory:
                 return 0
             changed = await self._index.align(self._lexicon.rows)
             self._index.start()
-            self._sweeper = asyncio.create_task(self._sweep_on())
+            self._tasks = [
+                asyncio.create_task(work) for work in (self._sweep_on(), self._embed_missing())
+            ]
             self._open = True
             return changed
 
@@ -159,35 +163,12 @@ class Memory:
         await self.start()
         now = self._clock.now()
         scope = Filter.of(query, now)
-        hits = ranking.rank(await self._found(query, scope), query, now)
+        hits = ranking.rank(await self._searcher.found(query, scope), query, now)
         leaks = [hit for hit in hits if not scope.admits(hit.record)]
         self._leaks += len(leaks)
         hits = [hit for hit in hits if hit not in leaks]
         self._echoes.hear(query, hits)
         return hits
-
-    async def _found(self, query: Query, scope: Filter) -> list[Found]:
-        (vector,) = await self._embedder.embed([query.text])
-        weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
-        limit = ranking.candidates_wanted(query)
-        # one search a kind: ten thousand tickets must not keep four policies out of sight
-        groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
-        scopes = [replace(scope, kinds=kinds) for kinds in groups]
-        dense = await asyncio.gather(*(self._index.nearest(vector, s, limit) for s in scopes))
-        words = await asyncio.gather(*(self._index.matching(weights, s, limit) for s in scopes))
-        return await self._looked_up(query.tenant, _scores(dense), _scores(words), scope)
-
-    async def _looked_up(
-        self, tenant: str, dense: dict[str, float], words: dict[str, float], scope: Filter
-    ) -> list[Found]:
-        """What the log has of the ids: the index may be behind, the log is not."""
-        ids = list(dense | words)
-        records = await asyncio.to_thread(self._log.get, tenant, ids)
-        return [
-            Found(record, dense.get(id), words.get(id))
-            for id in ids
-            if (record := records.get(id)) is not None and scope.admits(record)
-        ]
 
     async def get(self, tenant: str, id: str) -> Record:
         """One record, superseded ones included. NotFound when it is not there or has expired."""
@@ -260,7 +241,7 @@ class Memory:
         await self.start()
         receipt, gone = await self._retention.erase(tenant, ids, subject, Note(by, why))
         self._echoes.forget(tenant)
-        logger.info("memory: erased %d records, receipt %s", len(gone), receipt.id)
+        log.info("memory: erased %d records, receipt %s", len(gone), receipt.id)
         return receipt
 
     async def hold(self, tenant: str, subject: str, by: str, why: str) -> None:
@@ -334,8 +315,9 @@ class Memory:
 
     async def close(self) -> None:
         """Finish what has begun and let go of everything; a second call does nothing."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._retention.close()
         await self._writer.close()
         try:
@@ -352,6 +334,21 @@ class Memory:
         await self._index.settle()
         return False
 
+    async def _embed_missing(self) -> None:
+        """After a change of the encoder: give what was remembered before vectors of the new one.
+        The old ones stay in the log, so that going back costs nothing."""
+        while True:
+            try:
+                found = await asyncio.to_thread(self._log.unembedded, _WRITTEN_AT_ONCE)
+                if not found:
+                    return
+                await self._index.room()
+                vectors = await self._embedded([record.text for record in found])
+                await self._writer.embed(found, vectors)
+            except MainspringError as error:
+                log.warning("memory: the embedding goes on later: %s", error)
+                await asyncio.sleep(self._section.sweep_seconds)
+
     async def _sweep_on(self) -> None:
         begun = self._clock.monotonic()
         while True:
@@ -360,9 +357,5 @@ class Memory:
             try:
                 await self.sweep(purge=due)
             except (MainspringError, TimeoutError) as error:
-                logger.warning("memory: the sweep failed and is tried again: %s", error)
+                log.warning("memory: the sweep failed and is tried again: %s", error)
             begun = self._clock.monotonic() if due else begun
-
-
-def _scores(parts: Sequence[Sequence[Match]]) -> dict[str, float]:
-    return {match.id: match.score for part in parts for match in part}

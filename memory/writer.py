@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from cluster.errors import MainspringError
 from memory import provenance
+from memory.embed import Vectors
 from memory.feed import Index
 from memory.lexicon import Lexicon
 from memory.log import Batch, Log, What
@@ -81,6 +82,15 @@ class Writer:
             return promoted
 
         return await self.alone(work)
+
+    async def embed(self, records: list[Record], vectors: Vectors) -> None:
+        """Keep vectors for records that have none in this space; from now on they are found."""
+
+        async def work() -> None:
+            await asyncio.to_thread(self._log.embed, records, vectors)
+            await self._tell(records, learn=False)
+
+        await self.alone(work)
 
     async def remove(self, records: list[Record], what: What, note: Note) -> None:
         """Take records out of the log; from now on nothing finds them."""

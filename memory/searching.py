@@ -1,0 +1,51 @@
+"""A question becomes records with their scores: both searches, and the log's word on what they
+found."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from memory import recall as ranking
+from memory.embed import Embedder
+from memory.feed import Index
+from memory.lexicon import Lexicon
+from memory.log import Log
+from memory.records import Found, Query
+from memory.scope import Filter
+from memory.store import Match
+
+
+class Searcher:
+    """Looks for what a query asks; what is chosen of it is recall.py's to say."""
+
+    def __init__(self, log: Log, index: Index, lexicon: Lexicon, embedder: Embedder) -> None:
+        self._log, self._index, self._lexicon = log, index, lexicon
+        self._embedder = embedder
+
+    async def found(self, query: Query, scope: Filter) -> list[Found]:
+        """Everything that one of the searches brought and the scope admits."""
+        (vector,) = await self._embedder.embed([query.text])
+        weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
+        limit = ranking.candidates_wanted(query)
+        # one search a kind: ten thousand tickets must not keep four policies out of sight
+        groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
+        scopes = [replace(scope, kinds=kinds) for kinds in groups]
+        dense = await asyncio.gather(*(self._index.nearest(vector, s, limit) for s in scopes))
+        words = await asyncio.gather(*(self._index.matching(weights, s, limit) for s in scopes))
+        return await self._looked_up(_scores(dense), _scores(words), scope)
+
+    async def _looked_up(
+        self, dense: dict[str, float], words: dict[str, float], scope: Filter
+    ) -> list[Found]:
+        """What the log has of the ids: the index may be behind, the log is not."""
+        ids = list(dense | words)
+        records = await asyncio.to_thread(self._log.get, scope.tenant, ids)
+        return [
+            Found(record, dense.get(id), words.get(id))
+            for id in ids
+            if (record := records.get(id)) is not None and scope.admits(record)
+        ]
+
+
+def _scores(parts: Sequence[Sequence[Match]]) -> dict[str, float]:
+    return {match.id: match.score for part in parts for match in part}
