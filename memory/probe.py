@@ -4,9 +4,10 @@ Kept must be every value (id, amount, date, time, number, address), every promis
 of the originals. A value may be spelt otherwise; a promise and a rule must be there whole: the same
 terms in the same order, the same denials and hedges, by the same speaker.
 
-Founded is a sentence whose values all stand in the originals and whose words do too; that denies,
-hedges, asks and names persons as the sentence does that it is nearest to; whose promises somebody
-made; and that does not give one thing the value of another.
+Founded is a sentence whose values all stand in the originals and whose words do too: each of them
+where there is a value, most of them where there is none. It denies, hedges, asks and names persons
+as the sentence does that it is nearest to; its promises somebody made; and it does not give one
+thing the value of another.
 
 Not covered: what needs understanding. A sentence without values, promises and rules may be lost.
 """
@@ -125,7 +126,13 @@ class Probe:
         swapped = next((v for v in statement.values if self._swapped(statement, v)), None)
         if swapped:
             return Verdict(fault=f"{swapped} said of something else: {statement.text[:_SHOWN]}")
-        return Verdict(lines=tuple(sorted({nearest[0].line, *held})))
+        lines = tuple(sorted({nearest[0].line, *held}))
+        return Verdict(lines=lines if not held or self._said_in(statement, lines) else ())
+
+    def _said_in(self, statement: Statement, lines: Sequence[int]) -> bool:
+        """Whether each word of a sentence with values stands in these lines."""
+        there = {word for s in self._originals if s.line in lines for word in s.words}
+        return there.issuperset(set(statement.words) - _REPORTS)
 
     def _nearest(self, statement: Statement) -> list[Statement]:
         """The sentences with the most of its terms; none when no one holds enough of them."""
