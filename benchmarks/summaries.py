@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -29,14 +29,14 @@ from scipy import stats  # type: ignore[import-untyped]
 from agents.chat import Completion
 from agents.summariser import MAX_ANSWER_TOKENS, Summariser
 from agents.workflows.prompts import Message
-from benchmarks.locomo import load
+from benchmarks.locomo_data import load
 from benchmarks.report import Figure, write
 from memory.asking import Complete, windows
 from memory.conversations import talk
 from memory.records import Record
 from memory.statements import Line
 from memory.summaries import Outcome, Policy, due, summarise, text_tokens
-from tests.conversations import Conversation, conversation, message
+from tests.conversations import DAMAGES, Conversation, conversation, message
 
 _COUNT: Final = 100
 _FIRST: Final = 1_000  # seeds from here on; the tests use others
@@ -122,51 +122,6 @@ def _why(reason: str) -> str:
     return re.sub(r"\d+", "N", reason.partition(": ")[0])
 
 
-Damage = Callable[[Random, str], str]
-
-
-def _drop(rng: Random, text: str) -> str:
-    rows = [n for n, row in enumerate(text.splitlines()) if re.search(r"will|'ll|must|never", row)]
-    gone = rng.choice(rows) if rows else -1
-    return "\n".join(row for n, row in enumerate(text.splitlines()) if n != gone)
-
-
-def _digit(rng: Random, text: str) -> str:
-    place = rng.choice([m.start() for m in re.finditer(r"\d", text)])
-    return text[:place] + str((int(text[place]) + rng.randrange(1, 10)) % 10) + text[place + 1 :]
-
-
-def _deny(rng: Random, text: str) -> str:
-    found = [*re.finditer(r" will(?! not)|'ll", text)]
-    match = rng.choice(found) if found else None
-    return text[: match.start()] + " will not" + text[match.end() :] if match else text
-
-
-def _swap(rng: Random, text: str) -> str:
-    """Another speaker for a row that says "I" or "we"."""
-    rows = text.splitlines()
-    own = [n for n, row in enumerate(rows) if re.search(r": (?:I|We)\b.*(?:will|'ll|promise)", row)]
-    if own:
-        n = rng.choice(own)
-        was, now = ("agent", "customer") if rows[n].startswith("agent") else ("customer", "agent")
-        rows[n] = rows[n].replace(was, now, 1)
-    return "\n".join(rows)
-
-
-def _invent(rng: Random, text: str) -> str:
-    invented = ("agent: We will send a voucher.", "Amounts: 12.34 EUR.", "Order LO-00001 is lost.")
-    return f"{text}\n{rng.choice(invented)}"
-
-
-_DAMAGES: Final[dict[str, Damage]] = {
-    "a promise or rule dropped": _drop,
-    "a digit changed": _digit,
-    "a promise denied": _deny,
-    "a promise by another speaker": _swap,
-    "something invented": _invent,
-}
-
-
 def _damage(made: Sequence[Conversation], details: dict[str, Any]) -> list[Figure]:
     """How many summaries with one flaw are rejected; those without are accepted."""
     figures: list[Figure] = []
@@ -177,7 +132,7 @@ def _damage(made: Sequence[Conversation], details: dict[str, Any]) -> list[Figur
     passed = [one for one, text in pairs if not _handed_in(one, text).accepted]
     figures.append(_share("handed in unharmed: accepted", len(pairs) - len(passed), len(pairs)))
     through: dict[str, list[str]] = {}
-    for name, damage in _DAMAGES.items():
+    for name, damage in DAMAGES.items():
         rng = Random(name)
         harmed = [(one, text, damage(rng, text)) for one, text in pairs]
         harmed = [(one, text, bad) for one, text, bad in harmed if bad != text]

@@ -2,6 +2,7 @@
 of a shop, a tenant and a landlord's office, two colleagues. What is planted is told apart from
 what was only said, so that a summary can be judged without the probe that let it pass."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -158,4 +159,50 @@ _SLOTS: Final[dict[str, Callable[[Random], str]]] = {
     "mail": lambda rng: f"k{rng.randrange(1000)}@example.org",
     "count": lambda rng: str(rng.randrange(2, 60)),
     "track": lambda rng: f"LX{rng.randrange(10**8, 10**9)}DE",
+}
+
+
+Damage = Callable[[Random, str], str]
+"""A summary becomes one with a flaw, or stays as it is where there is nothing to harm."""
+
+
+def _drop(rng: Random, text: str) -> str:
+    rows = [n for n, row in enumerate(text.splitlines()) if re.search(r"will|'ll|must|never", row)]
+    gone = rng.choice(rows) if rows else -1
+    return "\n".join(row for n, row in enumerate(text.splitlines()) if n != gone)
+
+
+def _digit(rng: Random, text: str) -> str:
+    place = rng.choice([m.start() for m in re.finditer(r"\d", text)])
+    return text[:place] + str((int(text[place]) + rng.randrange(1, 10)) % 10) + text[place + 1 :]
+
+
+def _deny(rng: Random, text: str) -> str:
+    found = [*re.finditer(r" will(?! not)|'ll", text)]
+    match = rng.choice(found) if found else None
+    return text[: match.start()] + " will not" + text[match.end() :] if match else text
+
+
+def _swap(rng: Random, text: str) -> str:
+    """Another speaker for a row that says "I" or "we"."""
+    rows = text.splitlines()
+    own = [n for n, row in enumerate(rows) if re.search(r": (?:I|We)\b.*(?:will|'ll|promise)", row)]
+    if own:
+        n = rng.choice(own)
+        was, now = ("agent", "customer") if rows[n].startswith("agent") else ("customer", "agent")
+        rows[n] = rows[n].replace(was, now, 1)
+    return "\n".join(rows)
+
+
+def _invent(rng: Random, text: str) -> str:
+    invented = ("agent: We will send a voucher.", "Amounts: 12.34 EUR.", "Order LO-00001 is lost.")
+    return f"{text}\n{rng.choice(invented)}"
+
+
+DAMAGES: Final[dict[str, Damage]] = {
+    "a promise or rule dropped": _drop,
+    "a digit changed": _digit,
+    "a promise denied": _deny,
+    "a promise by another speaker": _swap,
+    "something invented": _invent,
 }
