@@ -82,7 +82,7 @@ def _kills(folder: Path, kills: int) -> int:
         Figure("records forgotten", len(outcome.forgotten)),
         Figure("starts at which the index was healed", outcome.healed),
     ]
-    load = f"{kills} lives of up to 0.25 s of writing each, {seconds:.0f} s in all"
+    load = f"{kills} lives of 2 to 40 acknowledged records each, {seconds:.0f} s in all"
     return write("memory-kills", figures, load=load)
 
 
