@@ -1,8 +1,9 @@
 """Works on runs until they end, wait, or belong to somebody else: one turn after the other.
 
 A turn that breaks off is tried again after a growing, jittered time; after the run's last attempt
-it is handed over. A lost host is nobody's fault: the run is taken up again elsewhere, within a
-bound. A run that rests between two attempts, or waits, holds no slot.
+it is handed over. A lost host, or a part that is away, as an engine is that still loads, is nobody's
+fault: the run is taken up again without an attempt being counted, within a bound. A run that rests
+between two attempts, or waits, holds no slot.
 """
 
 import asyncio
@@ -22,11 +23,13 @@ from agents.state import RunState
 from agents.turn_queue import Queued, TurnQueue
 from cluster.errors import (
     Conflict,
+    DataError,
     DeadlineExceeded,
     EffectUnknown,
     InvalidInput,
     MainspringError,
     NotFound,
+    Overloaded,
     StaleEpoch,
     Unavailable,
 )
@@ -37,7 +40,7 @@ from cluster.telemetry import logger
 
 MAX_LOSSES: Final = 20
 _BACKOFF_S: Final = 0.5
-_MAX_BACKOFF_S: Final = 8.0
+_MAX_BACKOFF_S: Final = 4.0
 
 log = logger("driver")
 
@@ -50,18 +53,20 @@ Close = Callable[[RunState], Awaitable[None]]
 
 @dataclass
 class _Trouble:
-    """What a run has met since it last got on: `done` counts what it had done by then."""
+    """What a run has met since it last got on, at `since` (seconds of the monotonic clock): `done`
+    counts what it had done by then."""
 
+    since: float
     delay: float = field(default_factory=lambda: _BACKOFF_S)
     losses: int = 0
     reason: str = "queued"
     done: int = 0
 
-    def met(self, state: RunState) -> None:
+    def met(self, state: RunState, now: float) -> None:
         """Begin anew when the run has got on since."""
         done = len(state.phases) + len(state.receipts) + len(state.waited)
         if done > self.done:
-            self.delay, self.losses, self.done = _BACKOFF_S, 0, done
+            self.delay, self.losses, self.done, self.since = _BACKOFF_S, 0, done, now
 
 
 class Driver:
@@ -166,13 +171,14 @@ class Driver:
 
     async def _attempt(self, turn: Queued) -> bool:
         """Whether the run has to be tried again after a while."""
-        trouble = self._troubles.setdefault(turn.run_id, _Trouble())
-        code, last = "internal_error", False
+        began = self._clock.monotonic()
+        trouble = self._troubles.setdefault(turn.run_id, _Trouble(began))
+        code, last, forgiven = "internal_error", False, False
         try:
             state = await self._runs.state(turn.run_id)
             if state.status != "open":
                 return False
-            trouble.met(state)
+            trouble.met(state, began)
             if state.cancelled is not None:
                 await self._close(state)
                 return False
@@ -187,6 +193,7 @@ class Driver:
         except RayActorError as error:
             trouble.losses += 1
             code, trouble.reason = "host_lost", f"host lost: {type(error).__name__}"
+            forgiven = trouble.losses <= MAX_LOSSES
         except (StaleEpoch, EffectUnknown):
             self._runs.forget(turn.run_id)
             return False
@@ -194,11 +201,13 @@ class Driver:
             code, trouble.reason = error.code, str(own(error))
             # Asking again would be answered the same.
             last = isinstance(error, (InvalidInput, NotFound, Conflict))
+            if isinstance(error, (Unavailable, Overloaded)):
+                forgiven = began - trouble.since < self._section.patience_s
         except Exception as error:
             # The outermost loop: whatever a turn raised is recorded with its run.
             log.exception("turn of %s failed", turn.run_id)
             trouble.reason = f"{type(error).__name__}: {error}"
-        if code == "host_lost" and trouble.losses <= MAX_LOSSES:
+        if forgiven:
             return True
         return not await self._give_up(turn.run_id, code, trouble.reason, last)
 
@@ -223,7 +232,7 @@ class Driver:
             # The turn may have written through another owner, which memory here does not know of.
             self._runs.forget(run_id)
         if (await self._runs.state(run_id)).status == "open":
-            raise Unavailable(f"turn of {run_id}", "it returned without an outcome")
+            raise DataError(f"turn of {run_id}", "it returned without an outcome")
 
     def _rest(self, turn: Queued) -> None:
         """Let it wait for its next turn a while."""

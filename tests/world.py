@@ -250,4 +250,5 @@ def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         monkeypatch.setattr(f"agents.{module}.actor", world.actor)
     monkeypatch.setattr("agents.driver._BACKOFF_S", 0.001)
     monkeypatch.setattr("agents.driver._MAX_BACKOFF_S", 0.01)
+    monkeypatch.setattr("agents.effects._ASK_AGAIN_S", (0.001,) * 6)
     monkeypatch.setattr("ray.cancel", lambda *_args, **_options: None)
