@@ -136,11 +136,14 @@ class Effects:
         pauses = iter(_ASK_AGAIN_S)
         while True:
             try:
-                found = await self._ask("lookup", begun.key) if look else None
-                if found is not None:
-                    return found
+                receipt: dict[str, Any] | None = None
+                if look:
+                    receipt = await self._ask("lookup", begun.key)
                 look = TOOLS[begun.tool].lookup
-                return await self._ask("call", begun.tool, begun.key, ticket, begun.args)
+                if receipt is None:
+                    receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
+                assert receipt is not None
+                return receipt
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None or not look:

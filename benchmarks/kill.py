@@ -35,11 +35,10 @@ from agents.events import EffectDone, Event, RunClaimed, RunOptions
 from agents.host import Workflow, start_host
 from agents.journal_sql import SqlJournal
 from agents.once import Once
-from agents.orchestrator import Names
 from agents.state import fold
 from agents.turn import Child, Turn
 from benchmarks import postgres
-from benchmarks.actors import CONNECTOR, actors, begin_orchestrator, ray_started
+from benchmarks.actors import actors, begin_orchestrator, named, ray_started
 from benchmarks.report import RESULTS, Figure, write
 from cluster.errors import MainspringError
 from cluster.ids import SystemIds
@@ -425,15 +424,18 @@ def main() -> int:
 def _one(
     url: str, folder: Path, disturb: dict[str, Callable[[], Any]], given: argparse.Namespace
 ) -> tuple[Matrix, Counted]:
-    section = AgentsSection(concurrency=2 * _OPEN, interactive_slots=0, turn_timeout_s=30.0)
+    section = AgentsSection(
+        hosts=given.hosts, orchestrators=given.orchestrators, concurrency=2 * _OPEN,
+        interactive_slots=0, turn_timeout_s=30.0,
+    )  # fmt: skip
     journal = functools.partial(FusedJournal, url, folder)
     made = functools.partial(workflows, folder)
     with actors(journal, Ledger, (folder,), made, section) as orchestrator:
-        names = Names(CONNECTOR, ("host-0",))
+        names = named(section)
         spawn = functools.partial(start_host, made, section.idle_s)
 
         def second_owner() -> None:
-            other = begin_orchestrator("second", journal, section, names, spawn, None)
+            other = begin_orchestrator("second", journal, section, names, spawn, None, 0)
             time.sleep(4.0)
             ray.kill(other)
 
@@ -505,6 +507,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=3_600.0, help="seconds, for each store")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which of the two, in order")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
+    parser.add_argument("--orchestrators", type=int, default=1, help="that share the runs")
+    parser.add_argument("--hosts", type=int, default=1, help="that share the agents")
     parser.add_argument("--seed", type=int, default=1, help="of the points' order")
     return parser.parse_args()
 

@@ -137,6 +137,7 @@ class AgentsSection(Section):
 
     policy: str = Field("support.cedar", description="file below infra/policy, or a path")
     hosts: int = Field(1, ge=1)
+    orchestrators: int = Field(1, ge=1, description="the runs are divided among them, by agent")
     concurrency: int = Field(8, ge=1, description="runs worked on at once by one host")
     interactive_slots: int = Field(
         2, ge=0, description="of all slots, how many background runs never take"

@@ -1,40 +1,19 @@
-"""How the gateway asks the orchestrator."""
+"""How the gateway asks the orchestrators."""
 
-import asyncio
-from typing import Any, Final
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
-from ray.exceptions import RayActorError, RayError
-
-from agents.orchestrator import NAME
-from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.session import actor, own
-from cluster.telemetry import logger
-
-TIMEOUT_S: Final = 15.0
-
-log = logger("office")
+from agents.owners import TIMEOUT_S, Owners
 
 
 class Orchestra:
-    """The named orchestrator; what it raises on purpose comes through."""
+    """The named orchestrators, asked in turn: each passes on what is another's."""
 
-    def __init__(self) -> None:
-        self._handle: Any = None
+    def __init__(self, names: Sequence[str]) -> None:
+        self._owners = Owners(names)
+        self._next = itertools.cycle(names)
 
     async def ask(self, method: str, *args: Any, timeout_s: float = TIMEOUT_S) -> Any:
-        """What `method` of the orchestrator answers. Unavailable while it restarts,
-        DeadlineExceeded after `timeout_s` seconds."""
-        try:
-            if self._handle is None:
-                self._handle = actor(NAME)
-            return await asyncio.wait_for(getattr(self._handle, method).remote(*args), timeout_s)
-        except RayActorError as error:
-            raise Unavailable("the orchestrator", type(error).__name__, 2.0) from None
-        except RayError as error:
-            cause = own(error)
-            if cause is not error:
-                raise cause from None
-            log.warning("the orchestrator does not answer: %s", error)
-            raise Unavailable("the orchestrator", "it does not answer", 2.0) from None
-        except TimeoutError:
-            raise DeadlineExceeded("the orchestrator", timeout_s) from None
+        """See `agents.owners.Owners.ask`."""
+        return await self._owners.ask(next(self._next), method, *args, timeout_s=timeout_s)

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from agents.batching import Answer, Call
 from agents.events import Event
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
-from agents.orchestrator import NAME, Names, Orchestrator
+from agents.orchestrator import Names, Orchestrator
+from agents.owners import orchestrator_names
 from agents.policy import Policy
 from agents.state import RunState
+from cluster.errors import Unavailable
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AgentsSection
 from tests.fakes import POLICY, THRESHOLDS, connector
@@ -59,30 +62,47 @@ class World:
         """A new life on the same files."""
         self.dead = False
         self.connector = connector(self.folder)
-        self.journal = PointedJournal(self, self.folder)
-        self.orchestrator = Orchestrator(
-            lambda: self.journal,
-            lambda: Policy.load(POLICY),
-            self._section,
-            THRESHOLDS,
-            Names("connector", ("host-0", "host-1")),
+        self.journals: list[PointedJournal] = []
+        names = Names(
+            "connector", ("host-0", "host-1"), orchestrator_names(self._section.orchestrators)
         )
-        self._actors = {NAME: self.orchestrator, "connector": self.connector}
+        self.orchestrators = [
+            Orchestrator(
+                partial(self._journal_of, number), lambda: Policy.load(POLICY), self._section,
+                THRESHOLDS, names, number=number,
+            )
+            for number in range(len(names.orchestrators))
+        ]  # fmt: skip
+        self.orchestrator = self.orchestrators[0]
+        self._actors = dict(zip(names.orchestrators, self.orchestrators, strict=True))
+        self._actors["connector"] = self.connector
+
+    @property
+    def journal(self) -> "PointedJournal":
+        """The first orchestrator's."""
+        return self.journals[0]
+
+    def _journal_of(self, number: int) -> "PointedJournal":
+        assert number == len(self.journals)
+        self.journals.append(PointedJournal(self, self.folder))
+        return self.journals[-1]
 
     def actor(self, name: str) -> "Handle":
         """What `cluster.session.actor` gives; a host is started when it is first asked for."""
         if name.startswith("host") and name not in self._actors:
             self.hosts += 1
             self._actors[name] = AgentHost(lambda: self._workflows)
+        if name not in self._actors:
+            raise Unavailable(f"actor {name}", "it is not running")
         return Handle(self, name)
 
     def target(self, name: str) -> Any:
         self.actor(name)
         return self._actors[name]
 
-    def lose(self, host: str) -> None:
-        """Drop the host, with all that it held in memory."""
-        self._actors.pop(host, None)
+    def lose(self, name: str) -> None:
+        """Drop the actor, with all that it held in memory."""
+        self._actors.pop(name, None)
 
     def point(self, name: str) -> None:
         if self.dead:
@@ -114,8 +134,9 @@ class World:
     async def stop(self) -> None:
         """End this life: no task of it runs on."""
         self.dead = True
-        await self.orchestrator.close()
-        self.journal.close()
+        for orchestrator, journal in zip(self.orchestrators, self.journals, strict=True):
+            await orchestrator.close()
+            journal.close()
         self.connector._desk.close()
 
 
@@ -246,7 +267,7 @@ def _crossed(value: Any) -> Any:
 
 def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """Let orchestrator and host find each other in `world`, and retry without waiting."""
-    for module in ("orchestrator", "placement", "host"):
+    for module in ("orchestrator", "owners", "placement", "host"):
         monkeypatch.setattr(f"agents.{module}.actor", world.actor)
     monkeypatch.setattr("agents.driver._BACKOFF_S", 0.001)
     monkeypatch.setattr("agents.driver._MAX_BACKOFF_S", 0.01)

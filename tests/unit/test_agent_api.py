@@ -354,6 +354,8 @@ async def test_the_metrics_tell_of_runs_turns_and_steps(api: Api) -> None:
     await api.post("agents/ann/messages", content="hello")
     text = (await api.client.get("/metrics")).text
     assert 'mainspring_runs{status="ended"} 1.0' in text
-    assert 'mainspring_turn_seconds_count{outcome="whole",priority="interactive"} 1.0' in text
-    assert 'mainspring_turn_wait_seconds_count{priority="interactive"} 1.0' in text
+    who = 'orchestrator="orchestrator"'
+    whole = f'{who},outcome="whole",priority="interactive"'
+    assert f"mainspring_turn_seconds_count{{{whole}}} 1.0" in text
+    assert f'mainspring_turn_wait_seconds_count{{{who},priority="interactive"}} 1.0' in text
     assert "mainspring_requests" in text

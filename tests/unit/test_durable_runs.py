@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents import control, driver, orchestrator
+from agents import control, driver, recovery
 from agents.events import RunOptions, RunStarted, WaitBegun, WaitEnded
 from agents.journal_sql import SqlJournal
 from agents.state import RunState, fold
@@ -172,7 +172,7 @@ async def test_what_another_process_added_is_not_lost_on_the_owner(worlds: World
 async def test_a_wait_that_another_owner_began_is_ended_by_who_is_left(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orchestrator, "RESCAN_S", 0.02)
+    monkeypatch.setattr(recovery, "RESCAN_S", 0.02)
     world = worlds.make(sleeping)
     run = await begin(world)
     await stands(world, run, "waiting")
