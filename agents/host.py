@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 import ray
 
-from agents.batching import Batches
 from agents.events import WaitBegun
+from agents.links import Link
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
 from agents.turn import Acted, Child, Suspended, Turn
@@ -35,7 +35,7 @@ class RemoteOffice:
     def __init__(self, name: str) -> None:
         self._name = name
         self._found: Any = None
-        self._calls = Batches(self._orchestrator)
+        self._calls = Link(self._orchestrator)
 
     def _orchestrator(self) -> Any:
         if self._found is None:

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import ray
 from prometheus_client.core import Metric
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from agents import control
-from agents.batching import Answer, Batches, Call, answered
+from agents.batching import Answer, Call, answered
 from agents.driver import Driver
 from agents.effects import Effects, Step
 from agents.endings import Endings
 from agents.events import Event, RunOptions, WaitBegun
 from agents.facts import Thresholds, facts_for
 from agents.journal_sql import SqlJournal
+from agents.links import Address, Link, Listener, performed
 from agents.metrics import METRICS_S, Metrics, as_text
 from agents.owners import NAME, TIMEOUT_S, Owners
 from agents.placement import Placement, Spawn, no_spawn
@@ -89,7 +91,8 @@ class Orchestrator:
         self._thresholds = thresholds
         self._connector_name = names.connector
         self._connector: Any = None
-        self._connector_calls = Batches(self._find_connector)
+        self._connector_calls = Link(self._find_connector)
+        self._listener = Listener(partial(performed, self))
         self._owners = Owners(names.orchestrators)
         self._name = names.orchestrators[number]
         self._metrics = Metrics(self._name)
@@ -233,6 +236,10 @@ class Orchestrator:
         await self._recovery.looked(run_id)
 
     # --- what a turn asks for: agents.turn.Office
+
+    async def listening(self) -> Address | None:
+        """Where hosts of this machine call it; None outside of Ray."""
+        return await self._listener.address() if ray.is_initialized() else None
 
     async def many(self, calls: Sequence[Call]) -> AsyncIterator[list[Answer]]:
         """Several calls of these methods; see `agents.batching`."""

@@ -30,10 +30,10 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from agents.batching import Threaded
 from agents.events import EffectDone, Event, RunClaimed, RunOptions
 from agents.host import Workflow, start_host
 from agents.journal_sql import SqlJournal
+from agents.links import LinkedThreads
 from agents.once import Once
 from agents.state import fold
 from agents.turn import Child, Turn
@@ -170,7 +170,7 @@ class FusedJournal(SqlJournal):
         self._is_full = full
 
 
-class Ledger(Threaded):
+class Ledger(LinkedThreads):
     """A connector that writes down each time it does something, and can be asked by key."""
 
     def __init__(self, folder: Path) -> None:

@@ -20,9 +20,15 @@ class Office:
     def agent(self) -> "Office":
         return self
 
-    async def remote(self, tenant: str, agent: str) -> AgentState:
-        self.asked.append(f"{tenant}/{agent}")
-        return AgentState(agent)
+    @property
+    def listening(self) -> "Office":
+        return self
+
+    async def remote(self, *agent: str) -> AgentState | None:
+        if not agent:
+            return None  # it listens nowhere: call it as Ray does
+        self.asked.append("/".join(agent))
+        return AgentState(agent[1])
 
 
 @pytest.fixture
