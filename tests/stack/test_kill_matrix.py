@@ -20,7 +20,7 @@ def test_killed_at_its_points_a_system_does_every_effect_once(store: str, tmp_pa
     if why_not:
         pytest.skip(why_not)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kill", "--kills", "8", "--limit", "120",
+        [sys.executable, "-m", "benchmarks.kill", "--kills", "6", "--alone", "3", "--limit", "120",
          "--stores", store, "--results", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=380,
     )  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
-from agents import links
 from agents.links import Address, Link, LinkedThreads, Listener, performed
 from cluster.errors import Conflict, Unavailable
 
@@ -156,7 +155,7 @@ async def test_another_machine_and_none_at_all_are_called_by_ray(pair: Pair) -> 
 async def test_where_there_are_no_such_sockets_nobody_listens(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links.sys, "platform", "darwin")
+    monkeypatch.setattr("agents.links.sys.platform", "darwin")
     assert await pair[0].listener.address() is None
 
 
@@ -164,7 +163,7 @@ async def test_other_users_are_not_listened_to(pair: Pair, monkeypatch: pytest.M
     called, _, _ = pair
     address = await called.listener.address()
     assert address is not None
-    monkeypatch.setattr(links.os, "getuid", lambda: 12_345)
+    monkeypatch.setattr("agents.links.os.getuid", lambda: 12_345)
 
     def intrude() -> bytes:
         with socket.socket(socket.AF_UNIX) as end:
@@ -198,7 +197,7 @@ async def test_an_actor_with_threads_is_called_in_its_threads(
 ) -> None:
     blocking = Blocking()
     assert blocking.listening() is None
-    monkeypatch.setattr(links.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr("agents.links.ray.is_initialized", lambda: True)
 
     async def told() -> Address | None:
         return await asyncio.to_thread(blocking.listening)
