@@ -534,6 +534,26 @@ async def test_a_run_of_ten_thousand_steps_ends_and_is_recovered(worlds: Worlds)
     assert world.journal.verify(run) == 10_003
 
 
+async def test_attempts_are_counted_since_the_run_last_got_on(worlds: Worlds) -> None:
+    broken = {f"{step}{n}" for step in "abcd" for n in range(2)}
+
+    async def look() -> dict[str, Any]:
+        return {}
+
+    async def shaky(turn: Turn) -> None:
+        for step in "abcd":
+            for n in range(2):
+                if f"{step}{n}" in broken:
+                    broken.discard(f"{step}{n}")
+                    raise DataError("shelf", "it fell")
+            await turn.phase(step, look)
+        await turn.end("done", "", {})
+
+    (state,) = await worlds.make(shaky).ended(await begin(worlds.made[0]))
+    assert state.ended is not None
+    assert (state.ended.decision, state.failures) == ("done", 8)
+
+
 async def test_rest_between_attempts_holds_no_slot(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
