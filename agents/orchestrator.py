@@ -482,7 +482,8 @@ class Orchestrator:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
         timeout = self._section.connector_timeout_s
         try:
-            return await asyncio.wait_for(self._connector_calls.do(method, *args), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._connector_calls.do(method, *args)
         except (RayActorError, GetTimeoutError) as error:
             raise Unavailable("connector", type(error).__name__) from error
         except TimeoutError:
