@@ -134,7 +134,7 @@ async def test_a_workflow_that_has_changed_since_is_noticed(
 
 
 async def test_after_a_run_that_was_given_up_the_history_is_unsure(shop: Shop) -> None:
-    shop.models.chat.scripts["planner"] = [*[Unavailable("model", "away")] * 3, REFUND_PLAN]
+    shop.models.chat.scripts["planner"] = [*[DataError("model", "it is damaged")] * 3, REFUND_PLAN]
     given_up = await shop.run("one")
     assert given_up.ended is not None and given_up.ended.decision == "escalated"
     later, other = await shop.run("two"), await shop.run("three", agent="support/D")
