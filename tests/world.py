@@ -122,7 +122,7 @@ class World:
         """The states of these runs once all have ended; TimeoutError when they do not."""
         async with asyncio.timeout(20):
             while True:
-                states = await self.orchestrator.wait(list(run_ids), 5.0)
+                states = await self.orchestrator.wait(list(run_ids), 0.5)
                 if len(states) == len(run_ids):
                     return states
 
