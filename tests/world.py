@@ -10,10 +10,10 @@ a named point where a fault can be planted:
 import asyncio
 import inspect
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from ray.exceptions import RayActorError
@@ -29,7 +29,10 @@ from agents.state import RunState
 from cluster.errors import Unavailable
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AgentsSection
-from tests.fakes import POLICY, THRESHOLDS, connector
+from tests.fakes import POLICY, THRESHOLDS, connector, ticket
+
+TICKETS: Final = ("T-001", "T-002", "T-003", "T-006")
+"""What stands on the desk of a world that `Worlds` makes."""
 
 
 class Crash(BaseException):
@@ -138,6 +141,31 @@ class World:
             await orchestrator.close()
             journal.close()
         self.connector._desk.close()
+
+
+class Worlds:
+    """Makes worlds, with tickets on their desks, and ends what of them is left. `usual` is the
+    workflow of a world that is asked for without one."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, usual: Workflow) -> None:
+        self._folder, self._monkeypatch, self._usual = folder, monkeypatch, usual
+        self.made: list[World] = []
+
+    def make(
+        self,
+        work: Workflow | None = None,
+        others: Mapping[str, Workflow] | None = None,
+        **section: Any,
+    ) -> World:
+        world = World(self._folder, work or self._usual, AgentsSection(**section), **(others or {}))
+        connect(self._monkeypatch, world)
+        world.connector.open_tickets([ticket(n) for n in TICKETS])
+        self.made.append(world)
+        return world
+
+    async def stop(self) -> None:
+        for world in self.made:
+            await world.stop()
 
 
 class PointedJournal(SqlJournal):

@@ -1,9 +1,7 @@
 """Whatever dies in between: each effect is done once, each run ends once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from agents.driver import MAX_LOSSES
 from agents.effects import Step
 from agents.events import PhaseDone, RunEnded, RunOptions, StepDecided, TurnFailed
+from agents.host import Workflow
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
@@ -24,7 +23,6 @@ from cluster.errors import (
     StaleEpoch,
     Unavailable,
 )
-from cluster.settings import AgentsSection
 from tests.fakes import (
     ListRecaller,
     ScriptedChat,
@@ -33,7 +31,7 @@ from tests.fakes import (
     ticket,
 )
 from tests.traced import REFUND_DRAFT, REFUND_PLAN, TICKET
-from tests.world import Crash, HostLost, World, connect
+from tests.world import Crash, HostLost, World, Worlds
 
 ATTEMPTS = RunOptions().attempts
 EFFECTS = {
@@ -75,29 +73,9 @@ def _parts(plan: str | Exception = REFUND_PLAN, draft: str | Exception = REFUND_
     return Parts(chat, classifier, memory, support_section(), "planner", "routine", 5.0)
 
 
-class Worlds:
-    """Makes worlds and ends what of them is left."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        self._monkeypatch = monkeypatch
-        self.made: list[World] = []
-
-    def make(self, workflow: Any = None, **section: Any) -> World:
-        work = workflow or partial(support.work, parts=_parts())
-        world = World(self._folder, work, AgentsSection(**section))
-        connect(self._monkeypatch, world)
-        world.connector.open_tickets([ticket(n) for n in (TICKET, "T-001", "T-002", "T-003")])
-        self.made.append(world)
-        return world
-
-
 @pytest.fixture
-async def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worlds]:
-    worlds = Worlds(tmp_path, monkeypatch)
-    yield worlds
-    for world in worlds.made:
-        await world.stop()
+def usual_work() -> Workflow:
+    return partial(support.work, parts=_parts())
 
 
 def _assert_replied_once(world: World, run_id: str, state: RunState) -> None:
