@@ -262,6 +262,8 @@ async def test_runs_are_paused_resumed_cancelled_retried_and_forked(api: Api) ->
     assert (status, again["forked_from"]) == (201, run["id"])
     status, fork = await api.post(f"runs/{run['id']}/fork", after=2)
     assert (status, fork["forked_from"]) == (201, run["id"])
+    status, refused = await api.post(f"runs/{run['id']}/fork", key="a key", after=2)
+    assert (status, refused["error"]["param"]) == (400, "idempotency-key")
     _, listed = await api.get("runs?status=waiting")
     assert {r["id"] for r in listed["data"]} <= {again["id"], fork["id"]}
     for made in (again, fork):
