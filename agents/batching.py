@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from cluster.errors import Unavailable
@@ -85,17 +86,21 @@ async def answered(calls: Sequence[Coroutine[Any, Any, Any]]) -> AsyncIterator[l
 class Threaded:
     """`many` for an actor with threads."""
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        # Kept: a thread takes longer to begin than most calls take.
+        return ThreadPoolExecutor(_THREADS)
+
     def many(self, calls: Sequence[Call]) -> Iterator[list[Answer]]:
         """The answers in groups, as they are there."""
-        with ThreadPoolExecutor(min(_THREADS, len(calls))) as pool:
-            numbers = {
-                pool.submit(getattr(self, method), *args): number
-                for number, (method, args) in enumerate(calls)
-            }
-            left = set(numbers)
-            while left:
-                done, left = wait(left, return_when=FIRST_COMPLETED)
-                yield [_answer(numbers[future], future.exception(), future) for future in done]
+        numbers = {
+            self._pool.submit(getattr(self, method), *args): number
+            for number, (method, args) in enumerate(calls)
+        }
+        left = set(numbers)
+        while left:
+            done, left = wait(left, return_when=FIRST_COMPLETED)
+            yield [_answer(numbers[future], future.exception(), future) for future in done]
 
 
 def _answer(

@@ -9,13 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agents.batching import Threaded
 from agents.helpdesk import HelpDesk
+from agents.links import LinkedThreads
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 
 
-class Connector(Threaded):
+class Connector(LinkedThreads):
     """The tools of `agents/tools.py` on a help-desk."""
 
     def __init__(self, path: Path, seed: Path) -> None:

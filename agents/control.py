@@ -99,7 +99,7 @@ def retry(journal: Journal, run_id: str, by: str) -> str:
     again = {s for s in state.decisions if s not in done} | {GIVE_UP}
     again |= {s for s, d in state.decisions.items() if d.tool == "escalate"}
     kept = [p for p in _known(payloads) if getattr(p, "step", None) not in again]
-    return _forked(journal, state, state.seq, f"retry:{run_id}", state.agent, kept)
+    return _forked(journal, state, state.seq, f"retry:{run_id}", kept)
 
 
 def fork(journal: Journal, run_id: str, after: int, key: str, agent: str | None = None) -> str:
@@ -112,9 +112,8 @@ def fork(journal: Journal, run_id: str, after: int, key: str, agent: str | None 
     if not 1 <= after <= len(events):
         raise InvalidInput("after", after, f"1 to {len(events)}, the run's last event")
     payloads = [e.payload for e in events[:after]]
-    return _forked(
-        journal, fold(run_id, events[:after]), after, key, agent, _known(payloads)
-    )  # fmt: skip
+    state = fold(run_id, events[:after])
+    return _forked(journal, state, after, key, _known(payloads), agent)
 
 
 def copy(journal: Journal, run_id: str, key: str, agent: str) -> None:
@@ -122,7 +121,7 @@ def copy(journal: Journal, run_id: str, key: str, agent: str) -> None:
     events = journal.read(run_id)
     state = fold(run_id, events)
     history = [*_known([e.payload for e in events]), state.ended]
-    _forked(journal, state, state.seq, key, agent, history)
+    _forked(journal, state, state.seq, key, history, agent)
 
 
 def resolve(
@@ -181,8 +180,8 @@ def _is_over(payload: Any) -> bool:
 
 
 def _forked(
-    journal: Journal, state: RunState, after: int, key: str, agent: str | None,
-    history: Sequence[Any],
+    journal: Journal, state: RunState, after: int, key: str, history: Sequence[Any],
+    agent: str | None = None,
 ) -> str:  # fmt: skip
     options = state.options.model_copy(
         update={

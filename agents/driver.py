@@ -1,8 +1,9 @@
 """Works on runs until they end, wait, or belong to somebody else: one turn after the other.
 
 A turn that breaks off is tried again after a growing, jittered time; after the run's last attempt
-it is handed over. A lost host is nobody's fault: the run is taken up again elsewhere, within a
-bound. A run that rests between two attempts, or waits, holds no slot.
+it is handed over. A lost host, or a part that is away, as an engine is that still loads, is
+nobody's fault: the run is taken up again without an attempt being counted, within a bound. A run
+that rests between two attempts, or waits, holds no slot.
 """
 
 import asyncio
@@ -22,11 +23,13 @@ from agents.state import RunState
 from agents.turn_queue import Queued, TurnQueue
 from cluster.errors import (
     Conflict,
+    DataError,
     DeadlineExceeded,
     EffectUnknown,
     InvalidInput,
     MainspringError,
     NotFound,
+    Overloaded,
     StaleEpoch,
     Unavailable,
 )
@@ -37,7 +40,7 @@ from cluster.telemetry import logger
 
 MAX_LOSSES: Final = 20
 _BACKOFF_S: Final = 0.5
-_MAX_BACKOFF_S: Final = 8.0
+_MAX_BACKOFF_S: Final = 4.0
 
 log = logger("driver")
 
@@ -50,32 +53,36 @@ Close = Callable[[RunState], Awaitable[None]]
 
 @dataclass
 class _Trouble:
-    """What a run has met since it last got on: `done` counts what it had done by then."""
+    """What a run has met since it last got on, at `since` (seconds of the monotonic clock): `done`
+    counts what it had done by then."""
 
+    since: float
     delay: float = field(default_factory=lambda: _BACKOFF_S)
     losses: int = 0
     reason: str = "queued"
     done: int = 0
 
-    def met(self, state: RunState) -> None:
+    def met(self, state: RunState, now: float) -> None:
         """Begin anew when the run has got on since."""
         done = len(state.phases) + len(state.receipts) + len(state.waited)
         if done > self.done:
-            self.delay, self.losses, self.done = _BACKOFF_S, 0, done
+            self.delay, self.losses, self.done, self.since = _BACKOFF_S, 0, done, now
 
 
 class Driver:
-    """`enqueue` lets a run wait for its turn; the rest goes by itself."""
+    """`enqueue` lets a run wait for its turn; the rest goes by itself. `owner` is the name under
+    which hosts find its orchestrator, which has one of so many `shares` of the slots."""
 
     def __init__(
         self, runs: Runs, placement: Placement, section: AgentsSection, clock: Clock,
-        metrics: Metrics, give_up: GiveUp, close: Close,
+        metrics: Metrics, give_up: GiveUp, close: Close, owner: str, shares: int,
     ) -> None:  # fmt: skip
-        slots = section.concurrency * section.hosts
+        slots = max(1, section.concurrency * section.hosts // shares)
         self.queue = TurnQueue(slots, max(1, slots - section.interactive_slots))
         self._runs, self._placement, self._section = runs, placement, section
         self._clock, self._metrics = clock, metrics
         self._give_up, self._close = give_up, close
+        self._owner = owner
         self._troubles: dict[str, _Trouble] = {}
         self._resting: dict[str, asyncio.TimerHandle] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -166,13 +173,13 @@ class Driver:
 
     async def _attempt(self, turn: Queued) -> bool:
         """Whether the run has to be tried again after a while."""
-        trouble = self._troubles.setdefault(turn.run_id, _Trouble())
-        code, last = "internal_error", False
+        now = self._clock.monotonic()
+        trouble = self._troubles.setdefault(turn.run_id, _Trouble(now))
         try:
             state = await self._runs.state(turn.run_id)
             if state.status != "open":
                 return False
-            trouble.met(state)
+            trouble.met(state, now)
             if state.cancelled is not None:
                 await self._close(state)
                 return False
@@ -184,30 +191,44 @@ class Driver:
                 self._metrics.taken_up()
             await self._work(turn.run_id, epoch)
             return False
-        except RayActorError as error:
-            trouble.losses += 1
-            code, trouble.reason = "host_lost", f"host lost: {type(error).__name__}"
         except (StaleEpoch, EffectUnknown):
             self._runs.forget(turn.run_id)
             return False
-        except MainspringError as error:
-            code, trouble.reason = error.code, str(own(error))
-            # Asking again would be answered the same.
-            last = isinstance(error, (InvalidInput, NotFound, Conflict))
         except Exception as error:
             # The outermost loop: whatever a turn raised is recorded with its run.
-            log.exception("turn of %s failed", turn.run_id)
-            trouble.reason = f"{type(error).__name__}: {error}"
-        if code == "host_lost" and trouble.losses <= MAX_LOSSES:
-            return True
-        return not await self._give_up(turn.run_id, code, trouble.reason, last)
+            code = self._meet(trouble, error, turn.run_id)
+            if self._forgives(trouble, error, now):
+                return True
+            # Asking again would be answered the same.
+            last = isinstance(error, (InvalidInput, NotFound, Conflict))
+            return not await self._give_up(turn.run_id, code, trouble.reason, last)
+
+    def _meet(self, trouble: _Trouble, error: Exception, run_id: str) -> str:
+        """Write down what broke a turn off; its code."""
+        if isinstance(error, RayActorError):
+            trouble.losses += 1
+            trouble.reason = f"host lost: {type(error).__name__}"
+            return "host_lost"
+        if isinstance(error, MainspringError):
+            trouble.reason = str(own(error))
+            return error.code
+        log.error("turn of %s failed", run_id, exc_info=error)
+        trouble.reason = f"{type(error).__name__}: {error}"
+        return "internal_error"
+
+    def _forgives(self, trouble: _Trouble, error: Exception, now: float) -> bool:
+        """Whether the run may try again without this being counted as an attempt."""
+        if isinstance(error, RayActorError):
+            return trouble.losses <= MAX_LOSSES
+        away = isinstance(error, (Unavailable, Overloaded))
+        return away and now - trouble.since < self._section.patience_s
 
     async def _work(self, run_id: str, epoch: int) -> None:
         state = await self._runs.state(run_id)
         timeout = self._section.turn_timeout_s
         spec = await self._runs.spec(state.tenant, state.agent)
         host = self._placement.place(state.tenant, state.agent, bool(spec and spec.isolated))
-        call = self._placement.handle(host).work.remote(state, epoch, spec)
+        call = self._placement.handle(host).work.remote(state, epoch, self._owner, spec)
         try:
             await asyncio.wait_for(call, timeout)
         except TimeoutError:
@@ -223,7 +244,7 @@ class Driver:
             # The turn may have written through another owner, which memory here does not know of.
             self._runs.forget(run_id)
         if (await self._runs.state(run_id)).status == "open":
-            raise Unavailable(f"turn of {run_id}", "it returned without an outcome")
+            raise DataError(f"turn of {run_id}", "it returned without an outcome")
 
     def _rest(self, turn: Queued) -> None:
         """Let it wait for its next turn a while."""

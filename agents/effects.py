@@ -2,23 +2,29 @@
 
 The order is: the decision and the start are journaled in one transaction; the connector is asked,
 under a key made of run, step, tool and arguments; its receipt is journaled. An effect that was
-started and has no end is looked up at the connector by its key. Where the connector can't tell, it
-is parked: nothing but a person can know whether it was done.
+started and has no end is looked up at the connector by its key; so is one whose connector was lost
+while it was asked, as soon as that is back. Where the connector can't tell, the effect is parked:
+nothing but a person can know whether it was done.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from agents.events import EffectDone, EffectFailed, EffectParked, EffectStarted, StepDecided
 from agents.policy import Decision
 from agents.state import RunState
 from agents.tools import TOOLS
 from agents.turn import Acted
-from cluster.errors import Conflict, EffectUnknown, InvalidInput, NotFound
+from cluster.errors import Conflict, EffectUnknown, InvalidInput, NotFound, Unavailable
+from cluster.ids import jittered
 from cluster.session import own
+
+# How long after it was lost a connector is asked again: seconds, each with its jitter.
+_ASK_AGAIN_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 Ask = Callable[..., Awaitable[Any]]
 """Calls a method of the connector; its own errors come through."""
@@ -80,9 +86,8 @@ class Effects:
         begun, known = state.open_effects[name], state.decisions[name]
         if name not in state.parked:
             if TOOLS[begun.tool].lookup:
-                receipt = await self._ask("lookup", begun.key)
                 decision = Decision(known.answer, known.rule, known.reason)
-                return await self._finish(state, begun, decision, receipt)
+                return await self._finish(state, begun, decision, look=True)
             reason = f"{begun.tool} was started, and its connector can't tell whether it was done"
             parked = EffectParked(step=name, key=begun.key, reason=reason)
             state = await self._append(state.run_id, state.epoch, [parked])
@@ -106,17 +111,16 @@ class Effects:
             step=step.name, tool=step.tool, key=step.key(state.run_id), args=step.args
         )
         state = await self._append(state.run_id, state.epoch, [*decided, begun])
-        return await self._finish(state, begun, decision, None)
+        return await self._finish(state, begun, decision)
 
     async def _finish(
-        self, state: RunState, begun: EffectStarted, decision: Decision,
-        receipt: dict[str, Any] | None,
-    ) -> Acted:  # fmt: skip
-        """Do the effect unless its receipt was found, and journal how it ended."""
+        self, state: RunState, begun: EffectStarted, decision: Decision, look: bool = False
+    ) -> Acted:
+        """Do the effect, unless it was done by the receipt that `look` finds, and journal how it
+        ended."""
         ticket = str(state.input.get("ticket", ""))
         try:
-            if receipt is None:
-                receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
+            receipt = await self._receipt(begun, ticket, look)
         except (NotFound, Conflict, InvalidInput) as error:
             reason = str(own(error))
             failed = EffectFailed(step=begun.step, key=begun.key, code=error.code, reason=reason)
@@ -125,3 +129,23 @@ class Effects:
         done = EffectDone(step=begun.step, key=begun.key, receipt=receipt)
         await self._append(state.run_id, state.epoch, [done])
         return Acted(decision, receipt=receipt)
+
+    async def _receipt(self, begun: EffectStarted, ticket: str, look: bool) -> dict[str, Any]:
+        """The receipt of the effect, which is looked for first if `look`. Unavailable when its
+        connector is lost and does not come back in time."""
+        pauses = iter(_ASK_AGAIN_S)
+        while True:
+            try:
+                receipt: dict[str, Any] | None = None
+                if look:
+                    receipt = await self._ask("lookup", begun.key)
+                look = TOOLS[begun.tool].lookup
+                if receipt is None:
+                    receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
+                assert receipt is not None
+                return receipt
+            except Unavailable:
+                pause = next(pauses, None)
+                if pause is None or not look:
+                    raise
+            await asyncio.sleep(jittered(pause))

@@ -42,7 +42,7 @@ class Endings:
                 return state.ended is not None
             failed = TurnFailed(code=code, reason=reason[:_MAX_REASON])
             state = await self._runs.append(run_id, state.epoch, [failed])
-            if state.failures < state.options.attempts and not last:
+            if state.stuck < state.options.attempts and not last:
                 return False
             await self._settle(state)
             why = f"failed turns: {reason}"[:_MAX_REASON]

@@ -19,8 +19,9 @@ class _Event(BaseModel):
 
 class RunOptions(_Event):
     """How a run is to be worked on. `priority` is its class in the queue of turns; it ends as
-    failed at `deadline_at` (seconds since the epoch) and after `attempts` broken turns. `parent` is
-    the run that waits for it. A fork knows what `forked_from` did up to event `forked_at`."""
+    failed at `deadline_at` (seconds since the epoch) and after `attempts` broken turns without
+    getting on. `parent` is the run that waits for it. A fork knows what `forked_from` did up to
+    event `forked_at`."""
 
     priority: Priority = "interactive"
     deadline_at: float | None = None

@@ -14,9 +14,8 @@ from weakref import WeakValueDictionary
 
 import ray
 
-from agents.batching import Batches
 from agents.events import WaitBegun
-from agents.orchestrator import NAME as ORCHESTRATOR
+from agents.links import Link
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
 from agents.turn import Acted, Child, Suspended, Turn
@@ -31,15 +30,16 @@ IDLE_S: Final = 300.0
 
 
 class RemoteOffice:
-    """`agents.turn.Office` over the named orchestrator; its handle outlives its restarts."""
+    """`agents.turn.Office` over the orchestrator of this name; its handle outlives its restarts."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._found: Any = None
-        self._calls = Batches(self._orchestrator)
+        self._calls = Link(self._orchestrator)
 
     def _orchestrator(self) -> Any:
         if self._found is None:
-            self._found = actor(ORCHESTRATOR)
+            self._found = actor(self._name)
         return self._found
 
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
@@ -90,7 +90,7 @@ class AgentHost:
         self, make_workflows: Callable[[], dict[str, Workflow]], idle_s: float = IDLE_S
     ) -> None:
         self._workflows = make_workflows()
-        self._office = RemoteOffice()
+        self._offices: dict[str, RemoteOffice] = {}
         self._clock = SystemClock()
         self._idle_s = idle_s
         # By when they were last asked for, the longest ago first.
@@ -107,31 +107,37 @@ class AgentHost:
         self._put_to_sleep()
         return len(self._agents)
 
-    async def work(self, run: RunState, epoch: int, spec: AgentSpec | None = None) -> None:
-        """Work on `run` under `epoch` until it ends or waits. InvalidInput for an unknown
-        workflow."""
+    async def work(
+        self, run: RunState, epoch: int, owner: str, spec: AgentSpec | None = None
+    ) -> None:
+        """Work on `run` under `epoch` of the orchestrator `owner` until it ends or waits.
+        InvalidInput for an unknown workflow."""
         workflow = self._workflows.get(run.workflow)
         if workflow is None:
             raise InvalidInput("workflow", run.workflow, f"one of {sorted(self._workflows)}")
         key = (run.tenant, run.agent)
+        office = self._office(owner)
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
-            agent = await self.agent(*key)
+            agent = await self.agent(owner, *key)
             try:
-                await workflow(Turn(run, epoch, agent, self._office, self._clock, spec))
+                await workflow(Turn(run, epoch, agent, office, self._clock, spec))
             except Suspended:
                 return
-            self._agents[key] = agent.after(await self._office.run(run.run_id))
+            self._agents[key] = agent.after(await office.run(run.run_id))
 
-    async def agent(self, tenant: str, agent: str) -> AgentState:
-        """The state of one agent, from memory or from the journal."""
+    async def agent(self, owner: str, tenant: str, agent: str) -> AgentState:
+        """The state of one agent, from memory or from its owner."""
         key = (tenant, agent)
         if key not in self._agents:
-            self._agents[key] = await self._office.agent(tenant, agent)
+            self._agents[key] = await self._office(owner).agent(*key)
         self._agents.move_to_end(key)
         self._asked[key] = self._clock.monotonic()
         self._put_to_sleep()
         return self._agents[key]
+
+    def _office(self, owner: str) -> RemoteOffice:
+        return self._offices.setdefault(owner, RemoteOffice(owner))
 
     def _put_to_sleep(self) -> None:
         """Let go of who was not asked for a while, and of the longest idle ones when too many."""

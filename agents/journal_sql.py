@@ -6,150 +6,53 @@ where it was believed to be, and if one was elsewhere, all is done again with he
 database.
 """
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, text
 
-from agents.events import (
-    CancelAsked,
-    EffectParked,
-    EffectResolved,
-    Event,
-    RunClaimed,
-    RunEnded,
-    RunOptions,
-    RunPaused,
-    RunResumed,
-    RunStarted,
-    WaitBegun,
-    WaitEnded,
-    parse,
-)
-from agents.journal import MAX_PAYLOAD, Feedback, Judgement, RunRow
+from agents import chain
+from agents import journal_schema as schema
+from agents.chain import START, Head, Line
+from agents.events import Event, RunClaimed, RunOptions, RunStarted
+from agents.journal import Feedback, Judgement, RunRow
 from cluster.database import Database
 from cluster.errors import (
     Conflict,
-    DataError,
-    InvalidInput,
     MainspringError,
     NotFound,
     StaleEpoch,
 )
 from cluster.ids import Clock, Ids
 
-MIGRATIONS = (
-    """
-    CREATE TABLE runs (
-        run_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, idempotency_key TEXT NOT NULL,
-        workflow TEXT NOT NULL, agent TEXT NOT NULL, status TEXT NOT NULL,
-        epoch BIGINT NOT NULL, last_seq BIGINT NOT NULL, last_hash TEXT NOT NULL,
-        created_at DOUBLE PRECISION NOT NULL,
-        UNIQUE (tenant, idempotency_key)
-    );
-    CREATE INDEX runs_by_status ON runs (status, created_at);
-    CREATE INDEX runs_by_agent ON runs (tenant, agent, created_at);
-    CREATE TABLE events (
-        run_id TEXT NOT NULL, seq BIGINT NOT NULL, epoch BIGINT NOT NULL,
-        at DOUBLE PRECISION NOT NULL, payload TEXT NOT NULL, hash TEXT NOT NULL,
-        PRIMARY KEY (run_id, seq)
-    )
-    """,
-    """
-    CREATE TABLE feedback (
-        run_id TEXT NOT NULL, seq BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
-        verdict TEXT NOT NULL, judge TEXT NOT NULL, note TEXT NOT NULL, corrected TEXT NOT NULL,
-        PRIMARY KEY (run_id, seq)
-    )
-    """,
-    """
-    ALTER TABLE runs ADD COLUMN priority TEXT NOT NULL DEFAULT 'interactive';
-    ALTER TABLE runs ADD COLUMN parent TEXT NOT NULL DEFAULT '';
-    ALTER TABLE runs ADD COLUMN deadline_at DOUBLE PRECISION;
-    ALTER TABLE runs ADD COLUMN wait_until DOUBLE PRECISION;
-    CREATE INDEX runs_by_parent ON runs (parent);
-    CREATE TABLE agents (
-        tenant TEXT NOT NULL, agent TEXT NOT NULL, workflow TEXT NOT NULL, status TEXT NOT NULL,
-        spec TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
-        PRIMARY KEY (tenant, agent)
-    );
-    CREATE TABLE snapshots (
-        tenant TEXT NOT NULL, agent TEXT NOT NULL, version BIGINT NOT NULL, state TEXT NOT NULL,
-        PRIMARY KEY (tenant, agent)
-    );
-    CREATE TABLE schedules (
-        tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL,
-        next_at DOUBLE PRECISION NOT NULL,
-        PRIMARY KEY (tenant, name)
-    )
-    """,
-)
-
-_GENESIS: Final = "0" * 64
 _KEPT_HEADS: Final = 20_000
 _ALL: Final = 1 << 31
-# What a run's status is after an event; the others leave it as it is.
-_STATUS: Final = {
-    WaitBegun: "waiting", WaitEnded: "open", EffectParked: "parked",
-    EffectResolved: "open", RunPaused: "paused", RunResumed: "open", CancelAsked: "open",
-    RunEnded: "ended",
-}  # fmt: skip
-
-# Built once: what SQLAlchemy makes of a text costs more than the database's own work on it.
-_FIND = text("SELECT run_id FROM runs WHERE tenant = :t AND idempotency_key = :k")
-_CREATE = text(
-    "INSERT INTO runs (run_id, tenant, idempotency_key, workflow, agent, status, epoch, last_seq,"
-    " last_hash, created_at, priority, parent, deadline_at)"
-    " VALUES (:r, :t, :k, :w, :a, 'open', 0, 0, :h, :now, :p, :of, :d)"
-)
-_HEAD = text("SELECT status, epoch, last_seq, last_hash, wait_until FROM runs WHERE run_id = :r")
-# SQLite's writers take turns already; on PostgreSQL two owners of one run must.
-_LOCKED_HEAD = text(f"{_HEAD.text} FOR UPDATE")
-_ADD = text("INSERT INTO events VALUES (:r, :s, :e, :at, :p, :h)")
-_MOVE = text(
-    "UPDATE runs SET epoch = :e, last_seq = :s, last_hash = :h, status = :st, wait_until = :u"
-    " WHERE run_id = :r AND epoch = :e0 AND last_seq = :s0 AND status <> 'ended'"
-)
-_EVENTS = text(
-    "SELECT seq, epoch, at, payload, hash FROM events WHERE run_id = :r AND seq > :after"
-    " ORDER BY seq LIMIT :n"
-)
-_ROW = (
-    "SELECT run_id, tenant, workflow, agent, status, epoch, created_at, priority, parent,"
-    " deadline_at, wait_until FROM runs"
-)
-_JUDGE = text("INSERT INTO feedback VALUES (:r, :s, :at, :v, :b, :n, :c)")
-_JUDGEMENTS = text(
-    "SELECT seq, at, verdict, judge, note, corrected FROM feedback WHERE run_id = :r ORDER BY seq"
-)
-
-
-@dataclass(frozen=True)
-class _Head:
-    """The end of a run's chain."""
-
-    status: str
-    epoch: int
-    seq: int
-    hash: str
-    wait_until: float | None
 
 
 class _Work:
     """What one transaction has read and is about to write."""
 
-    def __init__(self, connection: Connection, heads: dict[str, _Head]) -> None:
+    def __init__(self, connection: Connection, heads: dict[str, Head]) -> None:
         self.connection = connection
         self.heads = heads
-        self.believed: dict[str, _Head] = {}
+        self.believed: dict[str, Head] = {}
         self.added: list[dict[str, Any]] = []
         self.ended: list[str] = []
+
+    def put(self, run_id: str, head: Head, epoch: int, lines: Sequence[Line]) -> None:
+        """Take note of what stands behind `head` from now on."""
+        now = chain.moved(head, epoch, [event for event, _ in lines])
+        self.added += [
+            {"r": run_id, "s": event.seq, "e": epoch, "at": event.at, "p": data, "h": event.hash}
+            for event, data in lines
+        ]
+        self.believed.setdefault(run_id, head)
+        self.heads[run_id] = now
+        if now.status == "ended":
+            self.ended.append(run_id)
 
     def flush(self) -> None:
         """Write what is collected. StaleEpoch when a head was not where it was believed to be."""
@@ -161,11 +64,11 @@ class _Work:
             for run_id, was in self.believed.items()
             if (now := self.heads[run_id]) is not was
         ]  # fmt: skip
-        if moves and self.connection.execute(_MOVE, moves).rowcount != len(moves):
+        if moves and self.connection.execute(schema.MOVE, moves).rowcount != len(moves):
             raise StaleEpoch("journal", "a run was moved on by another owner meanwhile")
         # Only now: behind a head that is elsewhere there are events of these numbers already.
         if self.added:
-            self.connection.execute(_ADD, self.added)
+            self.connection.execute(schema.ADD, self.added)
         self.added, self.believed = [], {}
 
 
@@ -177,11 +80,11 @@ class SqlJournal:
     """`agents.journal.Journal`; each object may be used from several threads."""
 
     def __init__(self, url: str, data_dir: Path, clock: Clock, ids: Ids) -> None:
-        self._database = Database(url, "journal", MIGRATIONS, data_dir)
+        self._database = Database(url, "journal", schema.MIGRATIONS, data_dir)
         self._clock = clock
         self._ids = ids
         self._shared = _Shared()
-        self._heads: dict[str, _Head] = {}
+        self._heads: dict[str, Head] = {}
 
     def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
         # Taken away for as long as it is not known whether they are still true.
@@ -196,7 +99,7 @@ class SqlJournal:
     def _together(
         self,
         work: Sequence[Callable[[], Any]],
-        heads: dict[str, _Head],
+        heads: dict[str, Head],
         answer: Callable[[Callable[[], Any]], Any],
     ) -> list[Any]:
         with self._begun(heads) as mine:
@@ -216,7 +119,7 @@ class SqlJournal:
             yield work
 
     @contextmanager
-    def _begun(self, heads: dict[str, _Head]) -> Iterator[_Work]:
+    def _begun(self, heads: dict[str, Head]) -> Iterator[_Work]:
         """A new transaction, to which all work of this thread belongs."""
         with self._database.transaction() as connection:
             self._shared.work = work = _Work(connection, heads)
@@ -232,32 +135,30 @@ class SqlJournal:
     ) -> tuple[str, bool]:  # fmt: skip
         options = options or RunOptions()
         with self._work() as work:
-            row = work.connection.execute(_FIND, {"t": tenant, "k": key}).first()
+            row = work.connection.execute(schema.FIND, {"t": tenant, "k": key}).first()
             if row:
                 return str(row[0]), False
             started = RunStarted(workflow=workflow, agent=agent, input=given, options=options)
             run_id = self._ids.new("run")
-            lines = self._lines(run_id, 0, 0, _GENESIS, [started, *history])
+            at = self._clock.now()
+            lines = chain.lines(run_id, START, 0, at, [started, *history])
             work.connection.execute(
-                _CREATE,
+                schema.CREATE,
                 {
                     "r": run_id, "t": tenant, "k": key, "w": workflow, "a": agent,
-                    "h": _GENESIS, "now": self._clock.now(), "p": options.priority,
+                    "h": START.hash, "now": at, "p": options.priority,
                     "of": options.parent, "d": options.deadline_at,
                 },
             )  # fmt: skip
-            self._put(work, run_id, _Head("open", 0, 0, _GENESIS, None), 0, lines)
+            work.put(run_id, START, 0, lines)
             return run_id, True
 
     def claim(self, run_id: str, reason: str) -> int:
         with self._work() as work:
             head = self._head(work, run_id)
-            if head.status == "ended":
-                raise Conflict(f"run {run_id}", "it has ended")
+            _require_open(run_id, head)
             epoch = head.epoch + 1
-            claimed = RunClaimed(epoch=epoch, reason=reason)
-            lines = self._lines(run_id, epoch, head.seq, head.hash, [claimed])
-            self._put(work, run_id, head, epoch, lines)
+            self._add(work, run_id, head, epoch, [RunClaimed(epoch=epoch, reason=reason)])
             return epoch
 
     def append(
@@ -267,19 +168,16 @@ class SqlJournal:
             head = self._head(work, run_id)
             if epoch != head.epoch:
                 raise StaleEpoch(f"run {run_id}", f"epoch {epoch} was overtaken by {head.epoch}")
-            if head.status == "ended":
-                raise Conflict(f"run {run_id}", "it has ended")
+            _require_open(run_id, head)
             if after not in (None, head.seq):
                 raise Conflict(
                     f"run {run_id}", f"event {after} is no longer its last: {head.seq} is"
                 )
-            lines = self._lines(run_id, epoch, head.seq, head.hash, payloads)
-            self._put(work, run_id, head, epoch, lines)
-            return [event for event, _ in lines]
+            return self._add(work, run_id, head, epoch, payloads)
 
     def read(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Event]:
         _, rows = self._rows(run_id, after, limit)
-        return [_event(run_id, row) for row in rows]
+        return [chain.event(run_id, row) for row in rows]
 
     def runs(
         self,
@@ -310,19 +208,12 @@ class SqlJournal:
     def counts(self) -> dict[str, int]:
         with self._work() as work:
             work.flush()
-            rows = work.connection.execute(text("SELECT status, count(*) FROM runs GROUP BY 1"))
+            rows = work.connection.execute(schema.COUNTS)
             return {str(status): int(count) for status, count in rows}
 
     def verified(self, run_id: str) -> list[Event]:
         head, rows = self._rows(run_id)
-        previous = _GENESIS
-        for expected, (seq, epoch, at, payload, digest) in enumerate(rows, start=1):
-            if seq != expected or _hash(previous, run_id, seq, epoch, at, payload) != digest:
-                raise DataError(f"run {run_id}", f"event {expected} was changed or removed")
-            previous = digest
-        if len(rows) != head.seq or previous != head.hash:
-            raise DataError(f"run {run_id}", f"events after {len(rows)} were removed")
-        return [_event(run_id, row) for row in rows]
+        return chain.whole(run_id, head, rows)
 
     def verify(self, run_id: str) -> int:
         return len(self.verified(run_id))
@@ -335,7 +226,7 @@ class SqlJournal:
             seq = len(self._judgements(work.connection, run_id)) + 1
             judgement = Judgement(run_id, seq, self._clock.now(), feedback)
             work.connection.execute(
-                _JUDGE,
+                schema.JUDGE,
                 {
                     "r": run_id, "s": seq, "at": judgement.at, "v": feedback.verdict,
                     "b": feedback.by, "n": feedback.note, "c": feedback.text,
@@ -361,80 +252,46 @@ class SqlJournal:
     def _listed(self, where: str, given: dict[str, Any]) -> list[RunRow]:
         with self._work() as work:
             work.flush()
-            rows = work.connection.execute(text(f"{_ROW} {where}"), given).all()
+            rows = work.connection.execute(text(f"{schema.ROW} {where}"), given).all()
         return [RunRow(*row) for row in rows]
 
     def _rows(
         self, run_id: str, after: int = 0, limit: int | None = None
-    ) -> tuple[_Head, list[Any]]:
+    ) -> tuple[Head, list[Any]]:
         with self._work() as work:
             head = self._read_head(work, run_id)
             given = {"r": run_id, "after": after, "n": limit or _ALL}
-            return head, list(work.connection.execute(_EVENTS, given).all())
+            return head, list(work.connection.execute(schema.EVENTS, given).all())
 
     def _judgements(self, connection: Connection, run_id: str) -> list[Judgement]:
-        rows = connection.execute(_JUDGEMENTS, {"r": run_id}).all()
+        rows = connection.execute(schema.JUDGEMENTS, {"r": run_id}).all()
         return [Judgement(run_id, s, at, Feedback(*said)) for s, at, *said in rows]
 
-    def _head(self, work: _Work, run_id: str) -> _Head:
+    def _head(self, work: _Work, run_id: str) -> Head:
         """The head for a write: as this transaction left it, or locked."""
         if run_id in work.heads:
             return work.heads[run_id]
         postgres = work.connection.dialect.name == "postgresql"
-        return self._read_head(work, run_id, _LOCKED_HEAD if postgres else _HEAD)
+        return self._read_head(work, run_id, schema.LOCKED_HEAD if postgres else schema.HEAD)
 
-    def _read_head(self, work: _Work, run_id: str, query: TextClause = _HEAD) -> _Head:
+    def _read_head(self, work: _Work, run_id: str, query: TextClause = schema.HEAD) -> Head:
         work.flush()
         row = work.connection.execute(query, {"r": run_id}).first()
         if row is None:
             raise NotFound("run", run_id)
-        return _Head(*row)
+        return Head(*row)
 
-    def _lines(
-        self, run_id: str, epoch: int, seq: int, last: str, payloads: Sequence[Any]
-    ) -> list[tuple[Event, str]]:
-        """The events that these payloads become, with their text. InvalidInput for one that is
-        too large to be one."""
-        lines = []
-        at = self._clock.now()
-        for payload in payloads:
-            seq += 1
-            data = payload.model_dump_json()
-            if len(data) > MAX_PAYLOAD:
-                what = getattr(payload, "step", "") or getattr(payload, "phase", payload.kind)
-                raise InvalidInput(
-                    f"result of {what}", f"{len(data)} bytes of JSON",
-                    f"at most {MAX_PAYLOAD}; keep it in a file and journal where it is",
-                )  # fmt: skip
-            last = _hash(last, run_id, seq, epoch, at, data)
-            # Read back what is written, so that a live state is what a recovered one will be.
-            event = Event(
-                run_id=run_id, seq=seq, epoch=epoch, at=at, hash=last, payload=parse(data)
-            )
-            lines.append((event, data))
-        return lines
+    def _add(
+        self, work: _Work, run_id: str, head: Head, epoch: int, payloads: Sequence[Any]
+    ) -> list[Event]:
+        lines = chain.lines(run_id, head, epoch, self._clock.now(), payloads)
+        work.put(run_id, head, epoch, lines)
+        return [event for event, _ in lines]
 
-    def _put(
-        self, work: _Work, run_id: str, head: _Head, epoch: int, lines: list[tuple[Event, str]]
-    ) -> None:
-        now = replace(head, epoch=epoch)
-        for event, data in lines:
-            payload = event.payload
-            status = _STATUS.get(type(payload), now.status)
-            until = payload.until if isinstance(payload, WaitBegun) else now.wait_until
-            now = _Head(
-                status, epoch, event.seq, event.hash, until if status == "waiting" else None
-            )
-            work.added.append(
-                {
-                    "r": run_id, "s": event.seq, "e": epoch, "at": event.at, "p": data,
-                    "h": event.hash,
-                }
-            )  # fmt: skip
-        work.believed.setdefault(run_id, head)
-        work.heads[run_id] = now
-        if now.status == "ended":
-            work.ended.append(run_id)
+
+def _require_open(run_id: str, head: Head) -> None:
+    if head.status == "ended":
+        raise Conflict(f"run {run_id}", "it has ended")
 
 
 class _Doubtful(Exception):
@@ -454,13 +311,3 @@ def _unless_doubtful(call: Callable[[], Any]) -> Any:
     if isinstance(answer, Conflict):
         raise _Doubtful
     return answer
-
-
-def _event(run_id: str, row: Any) -> Event:
-    seq, epoch, at, payload, digest = row
-    return Event(run_id=run_id, seq=seq, epoch=epoch, at=at, hash=digest, payload=parse(payload))
-
-
-def _hash(previous: str, run_id: str, seq: int, epoch: int, at: float, payload: str) -> str:
-    material = json.dumps([previous, run_id, seq, epoch, repr(at), payload])
-    return hashlib.sha256(material.encode()).hexdigest()

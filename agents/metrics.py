@@ -1,63 +1,95 @@
-"""What the orchestrator counts, in Prometheus' terms. One instance a process."""
+"""What the orchestrators count, in Prometheus' terms. One instance a process."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from agents.events import Priority
 from agents.state import Status
 
+METRICS_S: Final = 2.0
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Runs by status, turns and their waits, steps, recoveries, parked effects."""
+    """Turns and their waits, steps, recoveries, parked effects, of the orchestrator `name`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.registry = own = CollectorRegistry()
-        self._runs = Gauge("mainspring_runs", "Runs in the journal", ["status"], registry=own)
         self._queued = Gauge(
-            "mainspring_turns_waiting", "Turns that wait for a slot", ["priority"], registry=own
-        )
+            "mainspring_turns_waiting", "Turns that wait for a slot",
+            ["orchestrator", "priority"], registry=own,
+        )  # fmt: skip
         self._waits = Histogram(
-            "mainspring_turn_wait_seconds", "From wanting a turn to its begin", ["priority"],
-            buckets=_SECONDS, registry=own,
+            "mainspring_turn_wait_seconds", "From wanting a turn to its begin",
+            ["orchestrator", "priority"], buckets=_SECONDS, registry=own,
         )  # fmt: skip
         self._turns = Histogram(
-            "mainspring_turn_seconds", "Length of a turn", ["priority", "outcome"],
+            "mainspring_turn_seconds", "Length of a turn", ["orchestrator", "priority", "outcome"],
             buckets=_SECONDS, registry=own,
         )  # fmt: skip
         self._steps = Histogram(
             "mainspring_step_seconds", "From asking for a step to its receipt or refusal",
-            ["tool", "outcome"], buckets=_SECONDS, registry=own,
+            ["orchestrator", "tool", "outcome"], buckets=_SECONDS, registry=own,
         )  # fmt: skip
         self._taken_up = Counter(
-            "mainspring_runs_taken_up", "Turns begun on a run that had one before", registry=own
-        )
+            "mainspring_runs_taken_up", "Turns begun on a run that had one before",
+            ["orchestrator"], registry=own,
+        )  # fmt: skip
         self._parked = Counter(
-            "mainspring_effects_parked", "Effects that only a person can resolve", registry=own
-        )
+            "mainspring_effects_parked", "Effects that only a person can resolve",
+            ["orchestrator"], registry=own,
+        )  # fmt: skip
+        # Seen from the beginning, as a counter without labels is.
+        self._taken_up.labels(name)
+        self._parked.labels(name)
 
     def waited(self, priority: Priority, seconds: float) -> None:
-        self._waits.labels(priority).observe(seconds)
+        self._waits.labels(self._name, priority).observe(seconds)
 
     def turn(self, priority: Priority, broken: bool, seconds: float) -> None:
-        self._turns.labels(priority, "broken" if broken else "whole").observe(seconds)
+        outcome = "broken" if broken else "whole"
+        self._turns.labels(self._name, priority, outcome).observe(seconds)
 
     def step(self, tool: str, outcome: str, seconds: float) -> None:
-        self._steps.labels(tool, outcome).observe(seconds)
+        self._steps.labels(self._name, tool, outcome).observe(seconds)
 
     def taken_up(self) -> None:
-        self._taken_up.inc()
+        self._taken_up.labels(self._name).inc()
 
     def parked(self) -> None:
-        self._parked.inc()
+        self._parked.labels(self._name).inc()
 
-    def text(self, runs: Mapping[str, int], queued: Mapping[Priority, int]) -> bytes:
-        """The metrics in Prometheus' text format, with how many runs stand in each status now."""
-        for status in get_args(Status):
-            self._runs.labels(status).set(runs.get(status, 0))
+    def collect(self, queued: Mapping[Priority, int]) -> list[Metric]:
+        """All of them, with how many turns wait now."""
         for priority, count in queued.items():
-            self._queued.labels(priority).set(count)
-        return generate_latest(self.registry)
+            self._queued.labels(self._name, priority).set(count)
+        return list(self.registry.collect())
+
+
+def as_text(told: Sequence[Sequence[Metric]], runs: Mapping[str, int]) -> bytes:
+    """What several orchestrators counted, and how many runs stand in each status, in Prometheus'
+    text format."""
+    in_all = GaugeMetricFamily("mainspring_runs", "Runs in the journal", labels=["status"])
+    for status in get_args(Status):
+        in_all.add_metric([status], runs.get(status, 0))
+    families: dict[str, Metric] = {}
+    for metric in (m for metrics in told for m in metrics):
+        families.setdefault(
+            metric.name, Metric(metric.name, metric.documentation, metric.type)
+        ).samples.extend(metric.samples)
+    registry = CollectorRegistry()
+    registry.register(_Collected([in_all, *families.values()]))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics

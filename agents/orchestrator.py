@@ -1,52 +1,52 @@
 """The orchestrator: owns the journal, decides every step, does allowed ones once.
 
-It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns, `endings.py`
-ends what does not end by itself, `control.py` is what people do to runs, `schedules.py` begins runs
-by the clock. A run belongs to the last epoch
+It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns,
+`recovery.py` sees who goes on when, `endings.py` ends what does not end by itself, `control.py` is
+what people do to runs, `schedules.py` begins runs by the clock. A run belongs to the last epoch
 that claimed it; writes under an older one are refused. A new life queues what is open; nothing runs
-by being recovered alone.
+by being recovered alone. Several orchestrators share the runs by agent (`owners.py`).
 """
 
 import asyncio
-import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import ray
+from prometheus_client.core import Metric
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from agents import control
-from agents.batching import Answer, Batches, Call, answered
+from agents.batching import Answer, Call, answered
 from agents.driver import Driver
 from agents.effects import Effects, Step
 from agents.endings import Endings
-from agents.events import Event, RunOptions, WaitBegun, WaitEnded
+from agents.events import Event, RunOptions, WaitBegun
 from agents.facts import Thresholds, facts_for
-from agents.journal import RunRow
 from agents.journal_sql import SqlJournal
-from agents.metrics import Metrics
+from agents.links import Address, Link, Listener, performed
+from agents.metrics import METRICS_S, Metrics, as_text
+from agents.owners import NAME, TIMEOUT_S, Owners
 from agents.placement import Placement, Spawn, no_spawn
 from agents.policy import Decision, Policy, Request
+from agents.recovery import Recovery
 from agents.registry import AgentRow, Registry, ScheduleRow
 from agents.runs import Runs
 from agents.schedules import Schedules
 from agents.specs import AgentSpec, ScheduleSpec
 from agents.state import AgentState, RunState, fold
-from agents.timers import Timers
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
-from agents.waits import Came, came
+from agents.waits import Came
 from cluster.errors import (
     Conflict,
     DeadlineExceeded,
     EffectUnknown,
     InvalidInput,
-    MainspringError,
     NotFound,
     Overloaded,
-    StaleEpoch,
     Unavailable,
 )
 from cluster.ids import Clock, SystemClock
@@ -54,24 +54,23 @@ from cluster.session import actor
 from cluster.settings import AgentsSection
 from cluster.telemetry import logger
 
-NAME: Final = "orchestrator"
 MAX_CHILDREN: Final = 1_000
-RESCAN_S: Final = 5.0
-_LOOK_AT_ALL: Final = 12
+_POLL_S: Final = 0.25
 
 log = logger("orchestrator")
 
 
 @dataclass(frozen=True)
 class Names:
-    """The named actors that the orchestrator works with."""
+    """The named actors that an orchestrator works with, and those that share the runs."""
 
     connector: str
     hosts: tuple[str, ...]
+    orchestrators: tuple[str, ...] = (NAME,)
 
 
 class Orchestrator:
-    """A named, single actor; see the module for its rules."""
+    """A named actor, `number` of those in `names`; see the module for its rules."""
 
     def __init__(
         self,
@@ -82,6 +81,7 @@ class Orchestrator:
         names: Names,
         spawn: Spawn = no_spawn,
         clock: Clock | None = None,
+        number: int = 0,
     ) -> None:
         self._clock = clock or SystemClock()
         self._journal = make_journal()
@@ -91,29 +91,32 @@ class Orchestrator:
         self._thresholds = thresholds
         self._connector_name = names.connector
         self._connector: Any = None
-        self._connector_calls = Batches(self._find_connector)
-        self._metrics = Metrics()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._runs = Runs(self._journal, self._registry)
+        self._connector_calls = Link(self._find_connector)
+        self._listener = Listener(partial(performed, self))
+        self._owners = Owners(names.orchestrators)
+        self._name = names.orchestrators[number]
+        self._metrics = Metrics(self._name)
+        self._runs = Runs(self._journal, self._registry, self._owns)
         self._runs.on_move = self._moved
         self._effects = Effects(self._ask, self._runs.append, self._decide)
         endings = Endings(self._runs, self._effects, self._control)
         self._placement = Placement(names.hosts, spawn, self._clock)
+        shares = len(names.orchestrators)
+        self._max_open_runs = max(1, section.max_open_runs // shares)
         self._driver = Driver(
             self._runs, self._placement, section, self._clock, self._metrics,
-            endings.give_up, endings.close,
+            endings.give_up, endings.close, self._name, shares,
         )  # fmt: skip
-        self._timers = Timers(self._clock, self._look)
-        # What an earlier life left open is taken up before anything new, and before any caller.
-        rows = self._journal.open_runs()
-        for row in rows:
-            if row.status == "open":
-                self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
-        self._in_background(self._look_through(rows))
-        self._schedules = Schedules(
-            self._registry, self._runs.commits, self._clock, self.submit
-        )  # fmt: skip
-        self._rescanning = asyncio.get_running_loop().create_task(self._rescan())
+        rows = [r for r in self._journal.open_runs() if self._owns(r.tenant, r.agent)]
+        self._recovery = Recovery(
+            self._runs, self._driver, self._clock, self._control, self._passed_on, rows
+        )
+        # One of them looks at the clock.
+        self._schedules = (
+            Schedules(self._registry, self._runs.commits, self._clock, self.submit)
+            if self._name == self._owners.names[0]
+            else None
+        )
 
     def pid(self) -> int:
         return os.getpid()
@@ -130,8 +133,14 @@ class Orchestrator:
     ) -> str:  # fmt: skip
         """Accept a run and return its id; the same key gives the same run. Overloaded when
         `max_open_runs` want a turn already."""
-        if self._driver.open() >= self._section.max_open_runs:
-            raise Overloaded("runs", f"{self._section.max_open_runs} are open", 5.0)
+        if not self._owns(tenant, agent):
+            return str(
+                await self._at(
+                    tenant, agent, "submit", tenant, key, workflow, agent, given, options
+                )
+            )
+        if self._driver.open() >= self._max_open_runs:
+            raise Overloaded("runs", f"{self._max_open_runs} are open", 5.0)
         options = options or RunOptions()
         run_id, new = await self._runs.commits.do(
             self._journal.create, tenant, key, workflow, agent, {**given, "tenant": tenant},
@@ -140,7 +149,7 @@ class Orchestrator:
         if new:
             self._driver.enqueue(run_id, tenant, agent, options.priority)
             if options.deadline_at is not None:
-                self._timers.at(options.deadline_at, run_id)
+                self._recovery.timers.at(options.deadline_at, run_id)
         return run_id
 
     async def read(self, run_id: str) -> RunState:
@@ -160,8 +169,12 @@ class Orchestrator:
                 if len(ended) == len(run_ids) or len(ended) > before >= 0:
                     return ended
                 before = len(ended) if before < 0 else before
-                if not await _set_within(moved, deadline - self._clock.monotonic()):
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
                     return ended
+                # Nobody tells us when another owner's run moves.
+                ours = all(self._owns(s.tenant, s.agent) for s in states)
+                await _set_within(moved, left if ours else min(left, _POLL_S))
 
     async def events(
         self, run_id: str, after: int, timeout_s: float, limit: int = 500
@@ -173,6 +186,8 @@ class Orchestrator:
             while True:
                 moved.clear()
                 state = await self._runs.state(run_id)
+                if not self._owns(state.tenant, state.agent):
+                    return await self._followed_at_its_owner(state, after, timeout_s, limit)
                 if not 0 <= after <= state.seq:
                     raise InvalidInput("after", after, f"0 to {state.seq}, the run's last event")
                 if state.seq > after or state.ended is not None:
@@ -215,9 +230,16 @@ class Orchestrator:
         """Take up a run that was changed in the journal by somebody else. NotFound when there is
         no such run."""
         self._runs.forget(run_id)
-        await self._looked(run_id)
+        state = await self._runs.state(run_id)
+        if state.status == "paused" or state.cancelled is not None:
+            self._driver.break_off(run_id)
+        await self._recovery.looked(run_id)
 
     # --- what a turn asks for: agents.turn.Office
+
+    async def listening(self) -> Address | None:
+        """Where hosts of this machine call it; None outside of Ray."""
+        return await self._listener.address() if ray.is_initialized() else None
 
     async def many(self, calls: Sequence[Call]) -> AsyncIterator[list[Answer]]:
         """Several calls of these methods; see `agents.batching`."""
@@ -252,7 +274,7 @@ class Orchestrator:
         state = await self._runs.owned(run_id, epoch)
         if state.waiting is None or state.waiting.step != wait.step:
             state = await self._runs.append(run_id, epoch, [wait])
-        return await self._come(state)
+        return await self._recovery.come(state)
 
     async def spawn(
         self, run_id: str, epoch: int, step: str, children: Sequence[Child]
@@ -275,12 +297,18 @@ class Orchestrator:
 
     async def agent(self, tenant: str, agent: str) -> AgentState:
         """What an agent remembers of its ended runs, from the journal."""
+        if not self._owns(tenant, agent):
+            state: AgentState = await self._at(tenant, agent, "agent", tenant, agent)
+            return state
         return await self._runs.agent(tenant, agent)
 
     # --- agents and schedules
 
     async def define_agent(self, tenant: str, spec: AgentSpec) -> AgentRow:
         """See `agents.registry.Registry.define`."""
+        if not self._owns(tenant, spec.id):
+            made: AgentRow = await self._at(tenant, spec.id, "define_agent", tenant, spec)
+            return made
         row = await self._runs.commits.do(self._registry.define, tenant, spec)
         self._runs.forget_agent(tenant, spec.id)
         return row
@@ -304,6 +332,11 @@ class Orchestrator:
     async def replay(self, tenant: str, agent: str) -> tuple[AgentState, int, bool]:
         """An agent's state, folded again from its runs' events; how many these are, and whether it
         is the state that is held. DataError when a run's chain is broken."""
+        if not self._owns(tenant, agent):
+            found: tuple[AgentState, int, bool] = await self._at(
+                tenant, agent, "replay", tenant, agent
+            )
+            return found
         state, count = AgentState(agent), 0
         for row in await self._runs.commits.do(self._journal.runs, tenant, "ended", agent):
             events = await self._runs.commits.do(self._journal.verified, row.run_id)
@@ -346,144 +379,99 @@ class Orchestrator:
                 await self._control(
                     control.copy, earlier, f"agent:{spec.id}:{earlier}", spec.id
                 )  # fmt: skip
-        self._runs.forget_agent(tenant, spec.id)
+        await self.forget_agent(tenant, spec.id)
         await self.fork(run_id, after, f"agent:{spec.id}:{run_id}", spec.id)
         return row
 
+    async def forget_agent(self, tenant: str, agent: str) -> None:
+        """Read from the journal what an agent remembers when it is next asked for."""
+        if not self._owns(tenant, agent):
+            await self._at(tenant, agent, "forget_agent", tenant, agent)
+        self._runs.forget_agent(tenant, agent)
+
     async def schedule(self, tenant: str, spec: ScheduleSpec) -> ScheduleRow:
         """See `agents.schedules.Schedules.add`."""
+        if self._schedules is None:
+            row: ScheduleRow = await self._at_first("schedule", tenant, spec)
+            return row
         return await self._schedules.add(tenant, spec)
 
     async def schedules(self, tenant: str) -> list[ScheduleRow]:
         """A tenant's schedules by name."""
+        if self._schedules is None:
+            rows: list[ScheduleRow] = await self._at_first("schedules", tenant)
+            return rows
         return self._schedules.of(tenant)
 
     async def unschedule(self, tenant: str, name: str) -> None:
         """Keep a schedule no longer. NotFound when there is none."""
-        await self._schedules.remove(tenant, name)
+        if self._schedules is None:
+            await self._at_first("unschedule", tenant, name)
+        else:
+            await self._schedules.remove(tenant, name)
 
     async def metrics(self) -> bytes:
-        """In Prometheus' text format."""
+        """Those of all orchestrators in Prometheus' text format; one that is away has none."""
+        others = [n for n in self._owners.names if n != self._name]
+        asked = [self._owners.ask(n, "own_metrics", timeout_s=METRICS_S) for n in others]
+        told = await asyncio.gather(*asked, return_exceptions=True)
         counts = await self._runs.commits.do(self._journal.counts)
-        queued = {p: self._driver.queue.waiting(p) for p in PRIORITIES}
-        return self._metrics.text(counts, queued)
+        families = [t for t in told if not isinstance(t, BaseException)]
+        return as_text([*families, await self.own_metrics()], counts)
+
+    async def own_metrics(self) -> list[Metric]:
+        """What this orchestrator has counted."""
+        return self._metrics.collect({p: self._driver.queue.waiting(p) for p in PRIORITIES})
 
     async def close(self) -> None:
         """Stop all that goes on; nothing is written afterwards."""
-        self._rescanning.cancel()
-        self._timers.close()
-        self._schedules.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._schedules is not None:
+            self._schedules.close()
+        await self._recovery.close()
         await self._driver.stop()
         self._runs.commits.close()
 
     # --- inside
 
+    def _owns(self, tenant: str, agent: str) -> bool:
+        return self._owners.of(tenant, agent) == self._name
+
+    async def _at(self, tenant: str, agent: str, method: str, *args: Any) -> Any:
+        """What the owner of this agent answers."""
+        return await self._owners.ask(self._owners.of(tenant, agent), method, *args)
+
+    async def _at_first(self, method: str, *args: Any) -> Any:
+        return await self._owners.ask(self._owners.names[0], method, *args)
+
+    async def _passed_on(self, state: RunState) -> bool:
+        """See `agents.recovery.PassOn`. An owner that is away looks by itself when it is back."""
+        if self._owns(state.tenant, state.agent):
+            return False
+        try:
+            await self._at(state.tenant, state.agent, "look_again", state.run_id)
+        except (Unavailable, DeadlineExceeded) as error:
+            log.warning("run %s: %s", state.run_id, error)
+        return True
+
+    async def _followed_at_its_owner(
+        self, state: RunState, after: int, timeout_s: float, limit: int
+    ) -> tuple[list[Event], bool]:
+        owner = self._owners.of(state.tenant, state.agent)
+        told: tuple[list[Event], bool] = await self._owners.ask(
+            owner, "events", state.run_id, after, timeout_s, limit, timeout_s=timeout_s + TIMEOUT_S
+        )
+        return told
+
     async def _control(self, what: Callable[..., Any], run_id: str, *args: Any) -> Any:
         """Do something to a run in the journal, and look at what follows."""
         result = await self._runs.commits.do(what, self._journal, run_id, *args)
-        self._runs.forget(run_id)
-        made = [result] if isinstance(result, str) else []
-        state = await self._runs.state(run_id)
-        if state.status == "paused" or state.cancelled is not None:
-            self._driver.break_off(run_id)
-        for touched in (run_id, *made):
-            await self._looked(touched)
+        for touched in (run_id, *([result] if isinstance(result, str) else [])):
+            await self.look_again(touched)
         return result
-
-    async def _rescan(self) -> None:
-        """Take up what nobody works on: a run that another owner took and left, that the command
-        line changed while we could not be told, or whose timer was another owner's."""
-        for count in itertools.count(1):
-            await asyncio.sleep(RESCAN_S)
-            try:
-                rows = await self._runs.commits.do(self._journal.open_runs)
-            except MainspringError as error:
-                log.warning("open runs can't be listed: %s", error)
-                continue
-            for row in rows:
-                if row.status == "open" and row.run_id not in self._driver:
-                    self._runs.forget(row.run_id)
-                    self._driver.enqueue(row.run_id, row.tenant, row.agent, row.priority)
-            late = self._clock.now() - RESCAN_S
-            everything = count % _LOOK_AT_ALL == 0
-            await self._look_through(
-                [r for r in rows if everything or (r.wait_until or late) < late]
-            )
 
     def _moved(self, state: RunState) -> None:
         if state.ended is not None and state.options.parent:
-            self._look(state.options.parent)
-
-    def _look(self, run_id: str) -> None:
-        """Look at a run soon: time or another run may have brought what it waits for."""
-        self._in_background(self._looked_safely(run_id))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _look_through(self, rows: Sequence[RunRow]) -> None:
-        """Set the timers of what an earlier life left waiting, and end waits whose time has come
-        since. One by one: there may be many."""
-        for row in rows:
-            if row.status != "open":
-                self._runs.forget(row.run_id)
-            if row.status != "open" or row.deadline_at is not None:
-                await self._looked_safely(row.run_id)
-
-    async def _looked_safely(self, run_id: str) -> None:
-        try:
-            await self._looked(run_id)
-        except MainspringError as error:
-            log.warning("run %s: %s", run_id, error)
-            if not isinstance(error, (StaleEpoch, NotFound)):
-                self._timers.at(self._clock.now() + 1.0, run_id)
-
-    async def _looked(self, run_id: str) -> None:
-        """Queue the run if it can go on, or set the timer for what can change that."""
-        state = await self._runs.state(run_id)
-        if state.ended is not None:
-            return
-        deadline = state.options.deadline_at
-        if deadline is not None and state.cancelled is None and not state.parked:
-            if deadline <= self._clock.now():
-                await self._control(
-                    control.cancel, run_id, NAME, "its deadline has passed", False, "failed"
-                )
-                return
-            self._timers.at(deadline, run_id)
-        if state.status == "waiting":
-            await self._come(state)
-            state = await self._runs.state(run_id)
-        if state.status == "open":
-            self._driver.enqueue_state(state)
-
-    async def _come(self, state: RunState) -> Came | None:
-        """End the run's wait when what it waits for has come; else set its timer."""
-        wait = state.waiting
-        while state.waiting is not None and wait is not None and state.ended is None:
-            others = [await self._runs.state(r) for r in wait.runs]
-            found = came(state, self._clock.now(), others)
-            if found is None:
-                if wait.until is not None:
-                    self._timers.at(wait.until, state.run_id)
-                return None
-            ended = WaitEnded(step=wait.step, value=found.value)
-            try:
-                await self._runs.append(state.run_id, state.epoch, [ended], after=state.seq)
-                return found
-            except StaleEpoch:
-                raise
-            except Conflict:
-                # Something came in between: a signal, or the end of this very wait.
-                self._runs.forget(state.run_id)
-                state = await self._runs.state(state.run_id)
-        known = wait is not None and wait.step in state.waited
-        return Came(state.waited[wait.step]) if wait is not None and known else None
+            self._recovery.look(state.options.parent)
 
     async def _decide(self, state: RunState, step: Step) -> Decision:
         agent = await self._runs.agent(state.tenant, state.agent)
@@ -494,7 +482,8 @@ class Orchestrator:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
         timeout = self._section.connector_timeout_s
         try:
-            return await asyncio.wait_for(self._connector_calls.do(method, *args), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._connector_calls.do(method, *args)
         except (RayActorError, GetTimeoutError) as error:
             raise Unavailable("connector", type(error).__name__) from error
         except TimeoutError:

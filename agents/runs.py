@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from agents.commits import Commits
 from agents.events import Event
-from agents.journal import Journal
+from agents.journal import Journal, RunRow
 from agents.registry import Registry
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState, apply, fold
@@ -24,11 +24,16 @@ _SNAPSHOT_EVERY: Final = 20
 
 
 class Runs:
-    """States by run and by agent. `on_move` is told of every state that came after another."""
+    """States by run and by agent. `owns(tenant, agent)` says whose runs are ours: of others an open
+    state is not kept, since nobody says when it moves. `on_move` is told of every state that came
+    after another."""
 
-    def __init__(self, journal: Journal, registry: Registry) -> None:
+    def __init__(
+        self, journal: Journal, registry: Registry, owns: Callable[[str, str], bool]
+    ) -> None:
         self.journal = journal
         self.registry = registry
+        self._owns = owns
         self.commits = Commits(journal)
         self.on_move: Callable[[RunState], None] = lambda _state: None
         self._open: dict[str, RunState] = {}
@@ -148,9 +153,15 @@ class Runs:
                 if not others:
                     self._watchers.pop(run_id, None)
 
+    async def open_rows(self) -> list[RunRow]:
+        """Our runs that have not ended, oldest first."""
+        rows = await self.commits.do(self.journal.open_runs)
+        return [row for row in rows if self._owns(row.tenant, row.agent)]
+
     def _keep(self, state: RunState) -> None:
         if state.ended is None:
-            self._open[state.run_id] = state
+            if self._owns(state.tenant, state.agent):
+                self._open[state.run_id] = state
             return
         self._open.pop(state.run_id, None)
         self._ended[state.run_id] = state

@@ -11,7 +11,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class AgentSpec(_Spec):
@@ -21,7 +21,7 @@ class AgentSpec(_Spec):
     id: str
     workflow: str
     instructions: str = Field("", max_length=20_000)
-    model: str = "auto"
+    model: str = Field("auto", min_length=1, max_length=256)
     isolated: bool = False
     priority: Priority = "interactive"
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)

@@ -36,7 +36,8 @@ class RunState:
     """One run: what it was asked, which phases, effects and waits are done, how it ended.
 
     `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
-    sent and not yet taken."""
+    sent and not yet taken. `failures` counts its broken turns, `stuck` those since it last got
+    on."""
 
     run_id: str
     seq: int = 0
@@ -58,6 +59,7 @@ class RunState:
     paused: bool = False
     cancelled: CancelAsked | None = None
     failures: int = 0
+    stuck: int = 0
     started_at: float = 0.0
     claimed_at: float | None = None
     ended_at: float | None = None
@@ -109,9 +111,10 @@ def _changes(state: RunState, event: Event) -> Changes:
             return {
                 "phases": {**state.phases, phase: result},
                 "seconds": {**state.seconds, phase: seconds},
+                "stuck": 0,
             }
         case TurnFailed():
-            return {"failures": state.failures + 1}
+            return {"failures": state.failures + 1, "stuck": state.stuck + 1}
         case RunEnded() as ended:
             return {"ended": ended, "ended_at": event.at}
         case WaitBegun() | WaitEnded() | SignalSent() as payload:
@@ -135,6 +138,7 @@ def _of_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> Ch
     taken = state.waiting.signal if state.waiting is not None and payload.value is not None else ""
     first = next((s for s in state.signals if taken and s.name == taken), None)
     return {
+        "stuck": 0,
         "waiting": None,
         "waited": {**state.waited, payload.step: payload.value},
         "signals": tuple(s for s in state.signals if s is not first),
@@ -152,7 +156,7 @@ def _of_effect(state: RunState, payload: Any) -> Changes:
     still_open = {"open_effects": _without(state.open_effects, payload.step)}
     match payload:
         case EffectDone(step=step, receipt=receipt):
-            return still_open | {"receipts": {**state.receipts, step: receipt}}
+            return still_open | {"receipts": {**state.receipts, step: receipt}, "stuck": 0}
         case EffectFailed(step=step) as failed:
             return still_open | {"refusals": {**state.refusals, step: failed}}
     receipts = {payload.step: payload.receipt} if payload.done else {}

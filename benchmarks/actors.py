@@ -13,7 +13,8 @@ import ray
 from agents.facts import Thresholds
 from agents.host import Workflow, start_host
 from agents.journal_sql import SqlJournal
-from agents.orchestrator import NAME, Names, Orchestrator
+from agents.orchestrator import Names, Orchestrator
+from agents.owners import orchestrator_names
 from agents.policy import Policy
 from agents.state import RunState
 from cluster.ids import Clock, SystemClock, SystemIds
@@ -48,33 +49,42 @@ def actors(
     workflows: Callable[[], dict[str, Workflow]], section: AgentsSection,
     clock: Clock | None = None,
 ) -> Iterator[Any]:  # fmt: skip
-    """The orchestrator's handle, with hosts and a connector beside it; all of them restart by
-    themselves."""
-    names = Names(CONNECTOR, tuple(f"host-{i}" for i in range(section.hosts)))
+    """The first orchestrator's handle, with the others, hosts and a connector beside it; all of
+    them restart by themselves."""
+    names = named(section)
     spawn = functools.partial(start_host, workflows, section.idle_s)
     started = [
         _started(CONNECTOR, connector, *arguments, threads=8),
         *(spawn(h) for h in names.hosts),
     ]
-    orchestrator = begin_orchestrator(NAME, make_journal, section, names, spawn, clock)
-    started.append(orchestrator)
+    owners = [
+        begin_orchestrator(name, make_journal, section, names, spawn, clock, number)
+        for number, name in enumerate(names.orchestrators)
+    ]
+    started += owners
     try:
         ray.get([a.pid.remote() for a in started], timeout=120)
-        yield orchestrator
+        yield owners[0]
     finally:
         for handle in reversed(started):
             ray.kill(handle)
 
 
+def named(section: AgentsSection) -> Names:
+    """The actors of these settings."""
+    hosts = tuple(f"host-{i}" for i in range(section.hosts))
+    return Names(CONNECTOR, hosts, orchestrator_names(section.orchestrators))
+
+
 def begin_orchestrator(
     name: str, make_journal: MakeJournal, section: AgentsSection, names: Names, spawn: Any,
-    clock: Clock | None,
+    clock: Clock | None, number: int,
 ) -> Any:  # fmt: skip
-    """An orchestrator under this name."""
+    """Orchestrator `number`, under this name."""
     return _started(
         name, Orchestrator, make_journal,
         functools.partial(Policy.load, infra_path("policy", section.policy)),
-        section, Thresholds(0.7, 0.5), names, spawn, clock,
+        section, Thresholds(0.7, 0.5), names, spawn, clock, number,
     )  # fmt: skip
 
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 import numpy as np
 import ray
 
-from agents.batching import Threaded
 from agents.host import Workflow
+from agents.links import LinkedThreads
 from agents.turn import Turn
 from benchmarks import postgres
 from benchmarks.actors import CONNECTOR, LIMIT_S, actors, ended, ray_started, sql_journal
@@ -37,7 +37,7 @@ P99_MS: Final = 10.0
 _RECEIPT: Final = "x" * 1024
 
 
-class Ledger(Threaded):
+class Ledger(LinkedThreads):
     """A connector that does nothing but remember what it was asked."""
 
     def __init__(self) -> None:

@@ -6,12 +6,15 @@ killed at a point of its own work: it kills itself there, with SIGKILL, when the
 connector's ledger refuses nothing and writes a row for every time an effect is done: what is done
 twice is seen. On the way a second orchestrator lives beside the first for a while, the disk is
 full, the journal's clock is set back, and PostgreSQL is stopped as by a crash. A run has effects, a
-phase, a timer and children. Time to recover is from a kill to the next thing on disk that who was
-killed had to do for it.
+phase, a timer and children. Under fire an actor is killed again as soon as it is back, whatever the
+others are at; then, one at a time, the next is killed when the last is at work again. Time to
+recover is from a kill to the next thing on disk that who was killed had to do for it.
 """
 
 import argparse
 import functools
+import itertools
+import json
 import os
 import random
 import signal
@@ -29,17 +32,18 @@ from typing import Any, Final
 import numpy as np
 import ray
 from ray.exceptions import RayError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from agents.batching import Threaded
 from agents.events import EffectDone, Event, RunClaimed, RunOptions
 from agents.host import Workflow, start_host
 from agents.journal_sql import SqlJournal
+from agents.links import LinkedThreads
 from agents.once import Once
-from agents.orchestrator import Names
 from agents.state import fold
 from agents.turn import Child, Turn
 from benchmarks import postgres
-from benchmarks.actors import CONNECTOR, actors, begin_orchestrator, ray_started
+from benchmarks.actors import actors, begin_orchestrator, named, ray_started
 from benchmarks.report import RESULTS, Figure, write
 from cluster.errors import MainspringError
 from cluster.ids import SystemIds
@@ -66,6 +70,9 @@ _DONE_BY: Final[dict[str, set[str]]] = {
     "orchestrator": set(), "connector": {"effect_done"},
     "host": {"phase_done", "step_decided", "wait_begun"},
 }  # fmt: skip
+_SINCE: Final = text("SELECT at, payload FROM events WHERE at > :t ORDER BY at LIMIT 500")
+_AT_MOST_S: Final = 60.0
+_CLOCK_SET_BACK_S: Final = 3_600.0
 _DISTURB_S: Final = 20.0
 _NOT_REACHED_S: Final = 15.0
 _END_S: Final = 240.0
@@ -171,7 +178,7 @@ class FusedJournal(SqlJournal):
         self._is_full = full
 
 
-class Ledger(Threaded):
+class Ledger(LinkedThreads):
     """A connector that writes down each time it does something, and can be asked by key."""
 
     def __init__(self, folder: Path) -> None:
@@ -245,11 +252,12 @@ def workflows(folder: Path) -> dict[str, Workflow]:
 
 @dataclass(frozen=True)
 class Kill:
-    """Who died where, and when (seconds since the epoch)."""
+    """Who died where, and when (seconds since the epoch); `alone` when all others lived."""
 
     role: str
     point: str
     at: float
+    alone: bool = False
 
 
 @dataclass
@@ -302,6 +310,36 @@ class Matrix:
             if (at := fuses.fired(role)) is not None:
                 self.kills.append(Kill(role, armed[role][0], at))
 
+    def one_by_one(self, wanted: int, limit_s: float) -> None:
+        """Kill `wanted` times, each time when who was killed last is at work again."""
+        fuses = Fuses(self.folder)
+        order = {role: _cycled(points, self.random) for role, points in POINTS.items()}
+        began = time.monotonic()
+        for role in itertools.islice(itertools.cycle(POINTS), wanted):
+            point = next(order[role])
+            fuses.arm(role, point)
+            fired = self._until(functools.partial(fuses.fired, role), _NOT_REACHED_S)
+            if fired is None:
+                fuses.disarm(role)
+                self.missed[f"{role}: {point}"] += 1
+                continue
+            kill = Kill(role, point, fired, alone=True)
+            self.kills.append(kill)
+            if self._until(functools.partial(_recovered, self.url, kill), _AT_MOST_S) is None:
+                print(f"  not at work again in {_AT_MOST_S:g} s: {kill}", file=sys.stderr)
+            if time.monotonic() - began > limit_s:
+                return
+
+    def _until(self, look: Callable[[], float | None], limit_s: float) -> float | None:
+        """What `look` gives at last, with runs kept open meanwhile; None after `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            if (found := look()) is not None:
+                return found
+            self._feed()
+            time.sleep(0.05)
+        return None
+
     def _feed(self) -> None:
         """Keep _OPEN runs open. A submission whose answer is lost is made again under its key."""
         try:
@@ -344,7 +382,7 @@ class Counted:
     unfinished: int
     broken_chains: int
     given_up: int
-    recoveries: list[float]
+    recoveries: list[tuple[Kill, float]]
     held_up: list[float]
 
 
@@ -379,8 +417,22 @@ def counted(url: str, folder: Path, kills: Sequence[Kill]) -> Counted:
         runs=len(rows), effects=ledger.total(), twice=sum(n > 1 for n in ledger.values()),
         lost=len(set(ledger) ^ receipts), unfinished=unfinished, broken_chains=broken,
         given_up=given_up, held_up=held_up,
-        recoveries=[s for k in kills if (s := _until_next(k, done[k.role])) is not None],
+        recoveries=[(k, s) for k in kills if (s := _until_next(k, done[k.role])) is not None],
     )  # fmt: skip
+
+
+def _recovered(url: str, kill: Kill) -> float | None:
+    """When who was killed was at work again; None while it is not."""
+    database = create_engine(url)
+    try:
+        with database.connect() as connection:
+            rows = connection.execute(_SINCE, {"t": kill.at}).all()
+    except SQLAlchemyError:
+        return None
+    finally:
+        database.dispose()
+    kinds = _DONE_BY[kill.role]
+    return next((at for at, p in rows if not kinds or json.loads(p)["kind"] in kinds), None)
 
 
 def _until_next(kill: Kill, done: Sequence[float]) -> float | None:
@@ -394,7 +446,8 @@ def _held_up(events: Sequence[Event]) -> Iterator[float]:
     for before, claim, after in zip(events, events[1:], events[2:], strict=False):
         taken_up = isinstance(claim.payload, RunClaimed) and claim.payload.epoch > 1
         waited = before.payload.kind in {"wait_ended", "run_started"}
-        if taken_up and not waited and after.at >= before.at:
+        # The clock may have been set back or forth between the two.
+        if taken_up and not waited and 0 <= after.at - before.at < _CLOCK_SET_BACK_S / 2:
             yield after.at - before.at
 
 
@@ -425,21 +478,26 @@ def main() -> int:
 def _one(
     url: str, folder: Path, disturb: dict[str, Callable[[], Any]], given: argparse.Namespace
 ) -> tuple[Matrix, Counted]:
-    section = AgentsSection(concurrency=2 * _OPEN, interactive_slots=0, turn_timeout_s=30.0)
+    section = AgentsSection(
+        hosts=given.hosts, orchestrators=given.orchestrators, concurrency=2 * _OPEN,
+        interactive_slots=0, turn_timeout_s=30.0,
+    )  # fmt: skip
     journal = functools.partial(FusedJournal, url, folder)
     made = functools.partial(workflows, folder)
     with actors(journal, Ledger, (folder,), made, section) as orchestrator:
-        names = Names(CONNECTOR, ("host-0",))
+        names = named(section)
         spawn = functools.partial(start_host, made, section.idle_s)
 
         def second_owner() -> None:
-            other = begin_orchestrator("second", journal, section, names, spawn, None)
+            other = begin_orchestrator("second", journal, section, names, spawn, None, 0)
             time.sleep(4.0)
             ray.kill(other)
 
         matrix = Matrix(folder, url, orchestrator, random.Random(given.seed))
         began = time.monotonic()
         matrix.fire(given.kills, given.limit, {"two owners": second_owner, **disturb})
+        print(f"  {time.monotonic() - began:.0f} s; now one at a time", file=sys.stderr)
+        matrix.one_by_one(given.alone, given.limit)
         matrix.finish()
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
     return matrix, counted(url, folder, matrix.kills)
@@ -450,7 +508,10 @@ def _by_point(kills: Sequence[Kill]) -> dict[str, int]:
 
 
 def _figures(store: str, matrix: Matrix, told: Counted, wanted: int) -> list[Figure]:
-    p50, p95 = np.quantile(told.recoveries or [0.0], [0.5, 0.95])
+    alone, under_fire = (
+        np.quantile([s for k, s in told.recoveries if k.alone is way] or [0.0], [0.5, 0.95])
+        for way in (True, False)
+    )
     held = np.quantile(told.held_up or [0.0], [0.5, 0.95])
     return [
         Figure(f"{store}: kills", len(matrix.kills), wanted, "at least"),
@@ -462,8 +523,10 @@ def _figures(store: str, matrix: Matrix, told: Counted, wanted: int) -> list[Fig
         Figure(f"{store}: runs never finished", told.unfinished, 0),
         Figure(f"{store}: runs given up", told.given_up, 0),
         Figure(f"{store}: chains broken", told.broken_chains, 0),
-        Figure(f"{store}: time to recover p50, s", float(p50), None),
-        Figure(f"{store}: time to recover p95, s", float(p95), RECOVERY_P95_S),
+        Figure(f"{store}: time to recover p50, s", float(alone[0]), None),
+        Figure(f"{store}: time to recover p95, s", float(alone[1]), RECOVERY_P95_S),
+        Figure(f"{store}: under fire p50, s", float(under_fire[0]), None),
+        Figure(f"{store}: under fire p95, s", float(under_fire[1]), None),
         Figure(f"{store}: a run held up p50, s", float(held[0]), None),
         Figure(f"{store}: a run held up p95, s", float(held[1]), None),
     ]
@@ -476,7 +539,7 @@ def _store(name: str) -> Iterator[tuple[str, Path, dict[str, Callable[[], Any]]]
         folder = Path(made)
 
         def clock_set_back() -> None:
-            (folder / "shift").write_text("-3600", "utf-8")
+            (folder / "shift").write_text(f"-{_CLOCK_SET_BACK_S}", "utf-8")
             time.sleep(3.0)
             (folder / "shift").unlink()
 
@@ -502,9 +565,12 @@ def _cycled(points: Sequence[str], chance: random.Random) -> Iterator[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.kill")
     parser.add_argument("--kills", type=int, default=1_000, help="for each store")
-    parser.add_argument("--limit", type=float, default=3_600.0, help="seconds, for each store")
+    parser.add_argument("--alone", type=int, default=100, help="more kills, one at a time")
+    parser.add_argument("--limit", type=float, default=3_600.0, help="seconds, for each of both")
     parser.add_argument("--stores", default="sqlite,postgresql", help="which of the two, in order")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
+    parser.add_argument("--orchestrators", type=int, default=1, help="that share the runs")
+    parser.add_argument("--hosts", type=int, default=1, help="that share the agents")
     parser.add_argument("--seed", type=int, default=1, help="of the points' order")
     return parser.parse_args()
 

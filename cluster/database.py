@@ -28,7 +28,7 @@ class Database:
         """
         self.url = _absolute(url, data_dir)
         try:
-            self._engine = create_engine(self.url, pool_pre_ping=True)
+            self._engine = create_engine(self.url, pool_pre_ping=not self.url.startswith("sqlite"))
         except (ImportError, ArgumentError) as error:
             raise ConfigError("url", self._shown, f"an installed driver ({error})") from None
         if self._engine.dialect.name == "sqlite":

@@ -146,6 +146,7 @@ class AgentsSection(Section):
 
     policy: str = Field("support.cedar", description="file below infra/policy, or a path")
     hosts: int = Field(1, ge=1)
+    orchestrators: int = Field(1, ge=1, description="the runs are divided among them, by agent")
     concurrency: int = Field(8, ge=1, description="runs worked on at once by one host")
     interactive_slots: int = Field(
         2, ge=0, description="of all slots, how many background runs never take"
@@ -153,6 +154,9 @@ class AgentsSection(Section):
     idle_s: float = Field(300.0, gt=0, description="an agent idle so long is put to sleep")
     max_open_runs: int = Field(10_000, ge=1, description="more are refused with 429")
     turn_timeout_s: float = Field(60.0, gt=0)
+    patience_s: float = Field(
+        600.0, ge=0, description="how long a run waits for a part that is away, once it is stuck"
+    )
     connector_timeout_s: float = Field(10.0, gt=0)
     model_timeout_s: float = Field(30.0, gt=0)
 

@@ -24,8 +24,9 @@ from agents.connector import Connector
 from agents.facts import Thresholds
 from agents.host import start_host
 from agents.journal_sql import SqlJournal
-from agents.orchestrator import NAME as ORCHESTRATOR
 from agents.orchestrator import Names, Orchestrator
+from agents.owners import NAME as ORCHESTRATOR
+from agents.owners import orchestrator_names
 from agents.policy import Policy
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
@@ -113,21 +114,22 @@ def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progres
 
 def names(settings: Settings) -> Names:
     """The actors of this stack."""
-    return Names(CONNECTOR, tuple(f"host-{i}" for i in range(settings.agents.hosts)))
+    hosts = tuple(f"host-{i}" for i in range(settings.agents.hosts))
+    return Names(CONNECTOR, hosts, orchestrator_names(settings.agents.orchestrators))
 
 
 def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     """Hand everything but the engines to Serve."""
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
-    remembered = Named(MEMORY, "memory")
+    remembered = Named((MEMORY,), "memory")
     gateway = gateway_application(
         _with_own_key(settings.gateway, secret),
         settings.models,
         directory=DIRECTORY,
         secret=secret,
         encoder=(ENCODER, ENCODER),
-        office=Named(ORCHESTRATOR, "the orchestrator"),
+        office=Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator"),
         tenant=settings.tenant,
         extra_routes=(functools.partial(memory_routes, remembered, settings.tenant),),
     )
@@ -169,17 +171,16 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
         settings.models, home.resolve(), wiring
     )
-    orchestrator = ray.remote(Orchestrator).options(
-        name=ORCHESTRATOR, max_concurrency=1000, **common
-    )
-    orchestrator.remote(
-        functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
-        functools.partial(Policy.load, infra_path("policy", settings.agents.policy)),
-        settings.agents,
-        Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
-        names(settings),
-        spawn,
-    )
+    for number, name in enumerate(names(settings).orchestrators):
+        ray.remote(Orchestrator).options(name=name, max_concurrency=1000, **common).remote(
+            functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
+            functools.partial(Policy.load, infra_path("policy", settings.agents.policy)),
+            settings.agents,
+            Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
+            names(settings),
+            spawn,
+            number=number,
+        )
 
 
 def _wait_for_applications(progress: Progress) -> None:

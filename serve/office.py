@@ -1,41 +1,20 @@
-"""How the gateway asks a named actor: the orchestrator, or memory."""
+"""How the gateway asks named actors: the orchestrators, or memory."""
 
-import asyncio
-from typing import Any, Final
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
-from ray.exceptions import RayActorError, RayError
-
-from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.session import actor, own
-from cluster.telemetry import logger
-
-TIMEOUT_S: Final = 15.0
-
-log = logger("office")
+from agents.owners import TIMEOUT_S, Owners
 
 
 class Named:
-    """An actor by its name; `called` is what people call it. What it raises on purpose comes
-    through."""
+    """Actors of these names, asked in turn: each orchestrator passes on what is another's.
+    `called` is what people call them."""
 
-    def __init__(self, name: str, called: str) -> None:
-        self._name, self._called = name, called
-        self._handle: Any = None
+    def __init__(self, names: Sequence[str], called: str) -> None:
+        self._owners = Owners(names, called)
+        self._next = itertools.cycle(names)
 
     async def ask(self, method: str, *args: Any, timeout_s: float = TIMEOUT_S) -> Any:
-        """What `method` of the actor answers. Unavailable while it restarts, DeadlineExceeded
-        after `timeout_s` seconds."""
-        try:
-            if self._handle is None:
-                self._handle = actor(self._name)
-            return await asyncio.wait_for(getattr(self._handle, method).remote(*args), timeout_s)
-        except RayActorError as error:
-            raise Unavailable(self._called, type(error).__name__, 2.0) from None
-        except RayError as error:
-            cause = own(error)
-            if cause is not error:
-                raise cause from None
-            log.warning("%s does not answer: %s", self._called, error)
-            raise Unavailable(self._called, "it does not answer", 2.0) from None
-        except TimeoutError:
-            raise DeadlineExceeded(self._called, timeout_s) from None
+        """See `agents.owners.Owners.ask`."""
+        return await self._owners.ask(next(self._next), method, *args, timeout_s=timeout_s)

@@ -262,7 +262,7 @@ def _take_up(settings: Settings, run: str) -> None:
     with joined(running, settings.data_dir) as actors:
         import ray
 
-        from agents.orchestrator import NAME
+        from agents.owners import NAME
 
         ray.get(actors(NAME).look_again.remote(run), timeout=_TAKE_UP_S)
 

@@ -16,10 +16,14 @@ MAX_CHOICES = 64
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Options(BaseModel):
-    """The `mainspring` object of a request. `session` keeps a conversation on one replica."""
+class Body(BaseModel):
+    """A body whose every key is ours: another one is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Options(Body):
+    """The `mainspring` object of a request. `session` keeps a conversation on one replica."""
 
     deadline_ms: int | None = Field(None, ge=1, le=3_600_000)
     session: str | None = Field(None, max_length=256)
@@ -66,10 +70,8 @@ class ChatRequest(BaseModel):
         return self.max_completion_tokens or self.max_tokens
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Body):
     """`POST /v1/embeddings`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(min_length=1, max_length=256)
     input: str | list[str]

@@ -10,9 +10,10 @@ a named point where a fault can be planted:
 import asyncio
 import inspect
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from ray.exceptions import RayActorError
@@ -21,12 +22,17 @@ from agents.batching import Answer, Call
 from agents.events import Event
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
-from agents.orchestrator import NAME, Names, Orchestrator
+from agents.orchestrator import Names, Orchestrator
+from agents.owners import orchestrator_names
 from agents.policy import Policy
 from agents.state import RunState
+from cluster.errors import Unavailable
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AgentsSection
-from tests.fakes import POLICY, THRESHOLDS, connector
+from tests.fakes import POLICY, THRESHOLDS, connector, ticket
+
+TICKETS: Final = ("T-001", "T-002", "T-003", "T-006")
+"""What stands on the desk of a world that `Worlds` makes."""
 
 
 class Crash(BaseException):
@@ -59,30 +65,47 @@ class World:
         """A new life on the same files."""
         self.dead = False
         self.connector = connector(self.folder)
-        self.journal = PointedJournal(self, self.folder)
-        self.orchestrator = Orchestrator(
-            lambda: self.journal,
-            lambda: Policy.load(POLICY),
-            self._section,
-            THRESHOLDS,
-            Names("connector", ("host-0", "host-1")),
+        self.journals: list[PointedJournal] = []
+        names = Names(
+            "connector", ("host-0", "host-1"), orchestrator_names(self._section.orchestrators)
         )
-        self._actors = {NAME: self.orchestrator, "connector": self.connector}
+        self.orchestrators = [
+            Orchestrator(
+                partial(self._journal_of, number), lambda: Policy.load(POLICY), self._section,
+                THRESHOLDS, names, number=number,
+            )
+            for number in range(len(names.orchestrators))
+        ]  # fmt: skip
+        self.orchestrator = self.orchestrators[0]
+        self._actors = dict(zip(names.orchestrators, self.orchestrators, strict=True))
+        self._actors["connector"] = self.connector
+
+    @property
+    def journal(self) -> "PointedJournal":
+        """The first orchestrator's."""
+        return self.journals[0]
+
+    def _journal_of(self, number: int) -> "PointedJournal":
+        assert number == len(self.journals)
+        self.journals.append(PointedJournal(self, self.folder))
+        return self.journals[-1]
 
     def actor(self, name: str) -> "Handle":
         """What `cluster.session.actor` gives; a host is started when it is first asked for."""
         if name.startswith("host") and name not in self._actors:
             self.hosts += 1
             self._actors[name] = AgentHost(lambda: self._workflows)
+        if name not in self._actors:
+            raise Unavailable(f"actor {name}", "it is not running")
         return Handle(self, name)
 
     def target(self, name: str) -> Any:
         self.actor(name)
         return self._actors[name]
 
-    def lose(self, host: str) -> None:
-        """Drop the host, with all that it held in memory."""
-        self._actors.pop(host, None)
+    def lose(self, name: str) -> None:
+        """Drop the actor, with all that it held in memory."""
+        self._actors.pop(name, None)
 
     def point(self, name: str) -> None:
         if self.dead:
@@ -102,7 +125,7 @@ class World:
         """The states of these runs once all have ended; TimeoutError when they do not."""
         async with asyncio.timeout(20):
             while True:
-                states = await self.orchestrator.wait(list(run_ids), 5.0)
+                states = await self.orchestrator.wait(list(run_ids), 0.5)
                 if len(states) == len(run_ids):
                     return states
 
@@ -114,9 +137,35 @@ class World:
     async def stop(self) -> None:
         """End this life: no task of it runs on."""
         self.dead = True
-        await self.orchestrator.close()
-        self.journal.close()
+        for orchestrator, journal in zip(self.orchestrators, self.journals, strict=True):
+            await orchestrator.close()
+            journal.close()
         self.connector._desk.close()
+
+
+class Worlds:
+    """Makes worlds, with tickets on their desks, and ends what of them is left. `usual` is the
+    workflow of a world that is asked for without one."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, usual: Workflow) -> None:
+        self._folder, self._monkeypatch, self._usual = folder, monkeypatch, usual
+        self.made: list[World] = []
+
+    def make(
+        self,
+        work: Workflow | None = None,
+        others: Mapping[str, Workflow] | None = None,
+        **section: Any,
+    ) -> World:
+        world = World(self._folder, work or self._usual, AgentsSection(**section), **(others or {}))
+        connect(self._monkeypatch, world)
+        world.connector.open_tickets([ticket(n) for n in TICKETS])
+        self.made.append(world)
+        return world
+
+    async def stop(self) -> None:
+        for world in self.made:
+            await world.stop()
 
 
 class PointedJournal(SqlJournal):
@@ -202,6 +251,8 @@ class Method:
         return given
 
     async def _call(self, args: tuple[Any, ...]) -> Any:
+        if self._method == "listening":
+            return None  # all calls come by here
         label = self._label(self._method, args)
         self._world.point(f"before {label}")
         target = self._world.target(self._name)
@@ -246,8 +297,9 @@ def _crossed(value: Any) -> Any:
 
 def connect(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """Let orchestrator and host find each other in `world`, and retry without waiting."""
-    for module in ("orchestrator", "placement", "host"):
+    for module in ("orchestrator", "owners", "placement", "host"):
         monkeypatch.setattr(f"agents.{module}.actor", world.actor)
     monkeypatch.setattr("agents.driver._BACKOFF_S", 0.001)
     monkeypatch.setattr("agents.driver._MAX_BACKOFF_S", 0.01)
+    monkeypatch.setattr("agents.effects._ASK_AGAIN_S", (0.001,) * 6)
     monkeypatch.setattr("ray.cancel", lambda *_args, **_options: None)

@@ -29,7 +29,7 @@ def expand(rng: Random, template: str, slot: Callable[[str], str]) -> str:
     return re.sub(r" (?=[.,!?] |[.,!?]$)|(?<= ) +", "", " ".join(text.split()))
 
 
-def part(entries: Iterable[str], split: str) -> list[str]:
+def part(entries: Iterable[str], split: str) -> tuple[str, ...]:
     """The entries (templates or words) of `split`: `train`, `validation` or `test`.
 
     The three are disjoint, stable over runs, and never empty: by the rank of an entry's hash, 12 %
@@ -42,7 +42,7 @@ def part(entries: Iterable[str], split: str) -> list[str]:
 
 
 @cache
-def words(name: str, kind: str, split: str) -> list[str]:
+def words(name: str, kind: str, split: str) -> tuple[str, ...]:
     """The entries of `split` in the list `kind` of `NAME.yaml`; `topics.warranty` is the list
     `warranty` within `topics`.
 
@@ -51,7 +51,7 @@ def words(name: str, kind: str, split: str) -> list[str]:
     """
     found = part(_listed(lexicon(name), kind), split)
     if split == "train" and (_HERE / f"{name}.train.yaml").is_file():
-        found = found + list(_listed(lexicon(f"{name}.train"), kind))
+        found += tuple(_listed(lexicon(f"{name}.train"), kind))
     return found
 
 
@@ -63,8 +63,8 @@ def _listed(words: Mapping[str, Any], kind: str) -> Iterable[str]:
 
 
 @cache
-def _divided(entries: tuple[str, ...]) -> dict[str, list[str]]:
-    ranked = sorted(set(entries), key=_hash)
+def _divided(entries: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    ranked = tuple(sorted(set(entries), key=_hash))
     if len(ranked) < len(SPLITS):
         raise InvalidInput("templates", list(entries), "at least three, one for each split")
     test = max(1, round(_TEST_SHARE * len(ranked)))

@@ -77,11 +77,12 @@ def make_past_answer(rng: Random, topic: str, split: str, question: Callable[[],
     of a record that holds both."""
     passage = make_passage(rng, topic, split)
     answer = " ".join(passage.answer)
-    if rng.random() < _ANSWERS_ALONE:
-        return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", answer, passage.answer)
-    slots = {"answer": answer, "question": question()}
-    text = expand(rng, rng.choice(words("passages", "past", split)), slots.__getitem__)
-    return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", _capital(text), passage.answer)
+    text = answer
+    if rng.random() >= _ANSWERS_ALONE:
+        slots = {"answer": answer, "question": question()}
+        template = rng.choice(words("passages", "past", split))
+        text = _capital(expand(rng, template, slots.__getitem__))
+    return Passage(topic, f"ticket:{rng.randrange(1, 3000)}", text, passage.answer)
 
 
 def make_trap(rng: Random, split: str) -> Passage:

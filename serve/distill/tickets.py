@@ -226,11 +226,11 @@ def _end(text: str) -> str:
 
 
 @cache
-def _texts(kind: str, split: str) -> list[str]:
+def _texts(kind: str, split: str) -> tuple[str, ...]:
     """The templates of a kind or an intent: ours, and the examples of the shop's intent head."""
     ours = words("tickets", f"requests.{kind}" if kind in INTENTS else kind, split)
     written = _examples().get(kind)
-    return ours + (part(written, split) if written else [])
+    return ours + (part(written, split) if written else ())
 
 
 @cache

@@ -4,46 +4,29 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from agents.events import Priority
 from agents.registry import AgentRow
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
 from cluster.errors import InvalidInput
 from cluster.ids import Ids
 from serve.routes.runs import (
-    MAX_LISTED,
     Office,
     RunRoutes,
-    require_named,
+    idempotency_key,
+    require_listable,
     run_body,
     stream,
 )
-from serve.schemas import parse_body, read
+from serve.schemas import Body, parse_body, read
 
 CONVERSATION: Final = "conversation"
 _SHOWN_TURNS: Final = 20
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class AgentRequest(_Body):
-    """`POST /v1/agents`; see `agents.specs.AgentSpec`."""
-
-    id: str | None = None
-    workflow: str = CONVERSATION
-    instructions: str = Field("", max_length=20_000)
-    model: str = Field("auto", min_length=1, max_length=256)
-    isolated: bool = False
-    priority: Priority = "interactive"
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
-
-
-class MessageRequest(_Body):
+class MessageRequest(Body):
     """`POST /v1/agents/{id}/messages`. `content` is what is said; `input` what the agent's workflow
     takes besides, as a ticket's id."""
 
@@ -52,7 +35,7 @@ class MessageRequest(_Body):
     stream: bool = False
 
 
-class AgentFork(_Body):
+class AgentFork(Body):
     """`POST /v1/agents/{id}/fork`: a new agent that goes on from event `after` of the run `run`."""
 
     id: str | None = None
@@ -83,17 +66,15 @@ class AgentRoutes:
         return routes
 
     async def register(self, http: Request) -> Response:
-        """POST /v1/agents"""
-        asked = read(AgentRequest, parse_body(await http.body()))
-        self._runs.require_workflow(asked.workflow)
-        spec = self._spec(asked.model_dump(), asked.id)
+        """POST /v1/agents: an AgentSpec; its id and its workflow may be left to us"""
+        spec = self._spec({"workflow": CONVERSATION} | parse_body(await http.body()))
+        self._runs.require_workflow(spec.workflow)
         row = await self._office.ask("define_agent", self._tenant, spec)
         return JSONResponse(_agent_body(row), status_code=201)
 
     async def listed(self, after: str = "", limit: int = 20) -> Response:
         """GET /v1/agents: by id"""
-        if not 1 <= limit <= MAX_LISTED:
-            raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
+        require_listable(limit)
         rows = await self._office.ask("list_agents", self._tenant, after, limit + 1)
         data = [_agent_body(row) for row in rows[:limit]]
         return JSONResponse({"object": "list", "data": data, "has_more": len(rows) > limit})
@@ -110,8 +91,7 @@ class AgentRoutes:
         if asked.content is None and not asked.input:
             raise InvalidInput("content", None, "a message, or an input")
         said = {"message": asked.content} if asked.content is not None else {}
-        key = http.headers.get("idempotency-key") or self._ids.new("key")
-        require_named("idempotency-key", key)
+        key = idempotency_key(http, self._ids)
         run = await self._office.ask(
             "message", self._tenant, agent, f"message:{agent}:{key}", {**asked.input, **said}
         )
@@ -131,7 +111,7 @@ class AgentRoutes:
         """POST /v1/agents/{agent}/fork"""
         asked = read(AgentFork, parse_body(await http.body()))
         row = await self._office.ask("find_agent", self._tenant, agent)
-        spec = self._spec(row.spec.model_dump(), asked.id)
+        spec = self._spec(row.spec.model_dump() | {"id": asked.id})
         made = await self._office.ask(
             "fork_agent", self._tenant, agent, spec, asked.run, asked.after
         )
@@ -152,8 +132,9 @@ class AgentRoutes:
         answer = JSONResponse(_answer(state)).body
         yield b"event: answer\ndata: " + bytes(answer) + b"\n\ndata: [DONE]\n\n"
 
-    def _spec(self, fields: dict[str, Any], id: str | None) -> AgentSpec:
-        return read(AgentSpec, fields | {"id": id or self._ids.new("agent")})
+    def _spec(self, fields: dict[str, Any]) -> AgentSpec:
+        named = fields.get("id") not in (None, "")
+        return read(AgentSpec, fields if named else fields | {"id": self._ids.new("agent")})
 
 
 def _answer(run: RunState) -> dict[str, Any]:

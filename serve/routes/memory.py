@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from cluster.errors import InvalidInput
@@ -16,8 +16,8 @@ from cluster.ids import Clock, SystemClock
 from memory.log import Note
 from memory.records import Hit, Origin, Query, Record
 from memory.retention import Erasure
-from serve.routes.runs import Office
-from serve.schemas import parse_body, read
+from serve.routes.runs import Office, require_listable
+from serve.schemas import Body, parse_body, read
 
 _ERASURE_TIMEOUT_S: Final = 180.0
 _SHOWN: Final = (
@@ -28,18 +28,14 @@ Trust = Literal["untrusted", "tenant", "trusted"]
 Tier = Literal["session", "long_term"]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Because(_Body):
+class Because(Body):
     """Who wants a change, and why; both are kept."""
 
     by: str = Field(min_length=1, max_length=256)
     why: str = Field(min_length=1, max_length=1_000)
 
 
-class RememberRequest(_Body):
+class RememberRequest(Body):
     """`POST /v1/memory`. With a `session` the record belongs to it; without one it is long-term and
     needs a `promotion`. `ttl_s` counts from now. See `memory.records.Record`."""
 
@@ -59,7 +55,7 @@ class RememberRequest(_Body):
     promotion: Because | None = None
 
 
-class SearchRequest(_Body):
+class SearchRequest(Body):
     """`POST /v1/memory/search`; see `memory.records.Query`."""
 
     text: str
@@ -90,7 +86,7 @@ class UpdateRequest(Because):
     text: str
 
 
-class ExportRequest(_Body):
+class ExportRequest(Body):
     """`POST /v1/memory/export`: the file's name in the data folder, without a suffix."""
 
     name: str
@@ -168,8 +164,7 @@ class MemoryRoutes:
         kind: str = "", tier: str = "",
     ) -> Response:  # fmt: skip
         """GET /v1/memory: by id"""
-        if not 1 <= limit <= 100:
-            raise InvalidInput("limit", limit, "1 to 100")
+        require_listable(limit)
         if "\x00" in after + subject + session + kind + tier:
             raise InvalidInput("query", "NUL", "texts without NUL characters")
         page = await self._office.ask(

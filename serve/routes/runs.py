@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from agents.events import Event, Priority, RunOptions
@@ -15,7 +15,7 @@ from agents.specs import NAME, ScheduleSpec
 from agents.state import RunState, effect_states
 from cluster.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from cluster.ids import Clock, Ids
-from serve.schemas import parse_body, read
+from serve.schemas import Body, parse_body, read
 
 HOLD_S: Final = 15.0
 MAX_STREAM_S: Final = 600.0
@@ -29,11 +29,7 @@ class Office(Protocol):
         """See `serve.office.Named.ask`."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class RunRequest(_Body):
+class RunRequest(Body):
     """`POST /v1/runs`. `agent` works it, one run at a time; without one the run has its own."""
 
     workflow: str
@@ -44,7 +40,7 @@ class RunRequest(_Body):
     attempts: int = Field(3, ge=1, le=100)
 
 
-class Told(_Body):
+class Told(Body):
     """Who does something to a run, and why."""
 
     by: str = "api"
@@ -55,13 +51,13 @@ class CancelRequest(Told):
     undo: bool = False
 
 
-class SignalRequest(_Body):
+class SignalRequest(Body):
     name: str
     value: dict[str, Any] = Field(default_factory=dict)
     by: str = "api"
 
 
-class ForkRequest(_Body):
+class ForkRequest(Body):
     """`after` is the number of the last event that the fork keeps."""
 
     after: int
@@ -99,8 +95,7 @@ class RunRoutes:
         """POST /v1/runs"""
         asked = read(RunRequest, parse_body(await http.body()))
         self.require_workflow(asked.workflow)
-        key = http.headers.get("idempotency-key") or self._ids.new("key")
-        require_named("idempotency-key", key)
+        key = idempotency_key(http, self._ids)
         agent = asked.agent or f"{asked.workflow}/{key}"
         require_named("agent", agent)
         deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
@@ -118,8 +113,7 @@ class RunRoutes:
         """GET /v1/runs: the newest first"""
         if status is not None and status not in _STATUSES:
             raise InvalidInput("status", status, f"one of {list(_STATUSES)}")
-        if not 1 <= limit <= MAX_LISTED:
-            raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
+        require_listable(limit)
         states = await self._office.ask("list_runs", self._tenant, status, agent, limit)
         return JSONResponse({"object": "list", "data": [run_body(s) for s in states]})
 
@@ -189,7 +183,7 @@ class RunRoutes:
     async def fork(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/fork"""
         asked = read(ForkRequest, parse_body(await http.body()))
-        key = http.headers.get("idempotency-key") or self._ids.new("key")
+        key = idempotency_key(http, self._ids)
         return await self._act(run, "fork", asked.after, f"fork:{run}:{key}")
 
     async def schedule(self, http: Request) -> Response:
@@ -264,6 +258,19 @@ def require_named(field: str, value: str) -> None:
     """InvalidInput unless `value` can be a name or a key."""
     if not NAME.fullmatch(value):
         raise InvalidInput(field, value, "1 to 128 letters, digits and any of . _ : / -")
+
+
+def require_listable(limit: int) -> None:
+    """InvalidInput unless so many can be listed at once."""
+    if not 1 <= limit <= MAX_LISTED:
+        raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
+
+
+def idempotency_key(http: Request, ids: Ids) -> str:
+    """The key that a request came with, or a new one. InvalidInput unless it can be a key."""
+    key = http.headers.get("idempotency-key") or ids.new("key")
+    require_named("idempotency-key", key)
+    return key
 
 
 async def _optional(http: Request) -> dict[str, Any]:

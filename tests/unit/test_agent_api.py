@@ -51,7 +51,7 @@ async def listening(turn: Turn) -> None:
 
 
 class WorldOffice:
-    """`serve.office.Orchestra` over the world's orchestrator."""
+    """`serve.office.Named` over the world's orchestrator."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -262,6 +262,8 @@ async def test_runs_are_paused_resumed_cancelled_retried_and_forked(api: Api) ->
     assert (status, again["forked_from"]) == (201, run["id"])
     status, fork = await api.post(f"runs/{run['id']}/fork", after=2)
     assert (status, fork["forked_from"]) == (201, run["id"])
+    status, refused = await api.post(f"runs/{run['id']}/fork", key="a key", after=2)
+    assert (status, refused["error"]["param"]) == (400, "idempotency-key")
     _, listed = await api.get("runs?status=waiting")
     assert {r["id"] for r in listed["data"]} <= {again["id"], fork["id"]}
     for made in (again, fork):
@@ -354,6 +356,8 @@ async def test_the_metrics_tell_of_runs_turns_and_steps(api: Api) -> None:
     await api.post("agents/ann/messages", content="hello")
     text = (await api.client.get("/metrics")).text
     assert 'mainspring_runs{status="ended"} 1.0' in text
-    assert 'mainspring_turn_seconds_count{outcome="whole",priority="interactive"} 1.0' in text
-    assert 'mainspring_turn_wait_seconds_count{priority="interactive"} 1.0' in text
+    who = 'orchestrator="orchestrator"'
+    whole = f'{who},outcome="whole",priority="interactive"'
+    assert f"mainspring_turn_seconds_count{{{whole}}} 1.0" in text
+    assert f'mainspring_turn_wait_seconds_count{{{who},priority="interactive"}} 1.0' in text
     assert "mainspring_requests" in text

@@ -3,46 +3,23 @@
 import asyncio
 import textwrap
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents import control, driver, orchestrator
+from agents import control, driver, recovery
 from agents.events import RunOptions, RunStarted, WaitBegun, WaitEnded
 from agents.journal_sql import SqlJournal
 from agents.state import RunState, fold
 from agents.turn import Child, Turn
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.ids import SystemClock, SystemIds
-from cluster.settings import AgentsSection
-from tests.fakes import ticket
-from tests.world import Crash, World, connect
+from tests.world import Crash, World, Worlds
 
 Work = Callable[[Turn], Awaitable[None]]
 T = "T-001"
-
-
-class Worlds:
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder, self._monkeypatch = folder, monkeypatch
-        self.made: list[World] = []
-
-    def make(self, work: Work, section: dict[str, Any] | None = None, **others: Work) -> World:
-        world = World(self._folder, work, AgentsSection(**section or {}), **others)
-        connect(self._monkeypatch, world)
-        world.connector.open_tickets([ticket(T)])
-        self.made.append(world)
-        return world
-
-
-@pytest.fixture
-async def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worlds]:
-    worlds = Worlds(tmp_path, monkeypatch)
-    yield worlds
-    for world in worlds.made:
-        await world.stop()
 
 
 async def begin(world: World, key: str = "k", agent: str = "a", **options: Any) -> str:
@@ -172,7 +149,7 @@ async def test_what_another_process_added_is_not_lost_on_the_owner(worlds: World
 async def test_a_wait_that_another_owner_began_is_ended_by_who_is_left(
     worlds: Worlds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orchestrator, "RESCAN_S", 0.02)
+    monkeypatch.setattr(recovery, "RESCAN_S", 0.02)
     world = worlds.make(sleeping)
     run = await begin(world)
     await stands(world, run, "waiting")
@@ -245,7 +222,7 @@ async def doubled(turn: Turn) -> None:
 
 
 async def test_children_run_beside_each_other_and_come_back_in_order(worlds: Worlds) -> None:
-    world = worlds.make(family(["doubled"] * 5), doubled=doubled)
+    world = worlds.make(family(["doubled"] * 5), {"doubled": doubled})
     (state,) = await world.ended(await begin(world))
     assert state.ended is not None
     told = state.ended.result["told"]
@@ -264,7 +241,7 @@ async def test_children_run_beside_each_other_and_come_back_in_order(worlds: Wor
 async def test_after_a_crash_no_child_is_begun_twice_and_none_is_waited_for_in_vain(
     worlds: Worlds, point: str
 ) -> None:
-    world = worlds.make(family(["doubled"] * 3), doubled=doubled)
+    world = worlds.make(family(["doubled"] * 3), {"doubled": doubled})
     run = await begin(world)
     world.faults[point] = [Crash()]
     await world.until(lambda: world.dead)
@@ -279,14 +256,14 @@ async def test_a_child_that_fails_is_told_and_does_not_break_its_parent(worlds: 
     async def bad(turn: Turn) -> None:
         raise InvalidInput("n", turn.run.input["n"], "another number")
 
-    world = worlds.make(family(["bad", "doubled"]), doubled=doubled, bad=bad)
+    world = worlds.make(family(["bad", "doubled"]), {"doubled": doubled, "bad": bad})
     (state,) = await world.ended(await begin(world))
     assert state.ended is not None
     assert [t["decision"] for t in state.ended.result["told"]] == ["failed", "done"]
 
 
 async def test_too_many_children_are_refused(worlds: Worlds) -> None:
-    world = worlds.make(family(["doubled"] * 1001), doubled=doubled)
+    world = worlds.make(family(["doubled"] * 1001), {"doubled": doubled})
     (state,) = await world.ended(await begin(world))
     assert state.ended is not None
     assert "at most 1000" in state.ended.reason
@@ -380,7 +357,7 @@ async def test_after_a_crash_a_cancellation_goes_on_and_undoes_once(
 
 
 async def test_cancelling_a_parent_cancels_its_children(worlds: Worlds) -> None:
-    world = worlds.make(family(["forever", "forever"]), forever=forever)
+    world = worlds.make(family(["forever", "forever"]), {"forever": forever})
     run = await begin(world)
     await stands(world, run, "waiting")
     children = [r.run_id for r in world.journal.runs(parent=run)]
@@ -525,13 +502,33 @@ async def test_a_run_of_ten_thousand_steps_ends_and_is_recovered(worlds: Worlds)
             await turn.phase(str(number), nothing)
         await turn.end("done", "", {})
 
-    world = worlds.make(long, {"turn_timeout_s": 110.0})
+    world = worlds.make(long, turn_timeout_s=110.0)
     async with asyncio.timeout(110):
         run = await begin(world)
         while not (states := await world.orchestrator.wait([run], 5.0)):
             pass
     assert len(states[0].phases) == 10_000
     assert world.journal.verify(run) == 10_003
+
+
+async def test_attempts_are_counted_since_the_run_last_got_on(worlds: Worlds) -> None:
+    broken = {f"{step}{n}" for step in "abcd" for n in range(2)}
+
+    async def look() -> dict[str, Any]:
+        return {}
+
+    async def shaky(turn: Turn) -> None:
+        for step in "abcd":
+            for n in range(2):
+                if f"{step}{n}" in broken:
+                    broken.discard(f"{step}{n}")
+                    raise DataError("shelf", "it fell")
+            await turn.phase(step, look)
+        await turn.end("done", "", {})
+
+    (state,) = await worlds.make(shaky).ended(await begin(worlds.made[0]))
+    assert state.ended is not None
+    assert (state.ended.decision, state.failures) == ("done", 8)
 
 
 async def test_rest_between_attempts_holds_no_slot(
@@ -542,7 +539,7 @@ async def test_rest_between_attempts_holds_no_slot(
             raise DataError("shelf", "it fell")
         await turn.end("done", "", {})
 
-    world = worlds.make(broken, {"concurrency": 1, "interactive_slots": 0})
+    world = worlds.make(broken, concurrency=1, interactive_slots=0)
     monkeypatch.setattr(driver, "_BACKOFF_S", 30.0)
     run = await begin(world)
     await world.until(lambda: fold(run, world.journal.read(run)).failures == 1)
@@ -565,7 +562,7 @@ async def test_the_workflow_that_the_readme_shows_runs(worlds: Worlds) -> None:
 
     known: dict[str, Any] = {"Child": Child, "look": look}
     exec(textwrap.dedent(shown).replace("86_400", "0.01"), known)
-    world = worlds.make(asked, readme=known["work"])
+    world = worlds.make(asked, {"readme": known["work"]})
     run = await world.orchestrator.submit("default", "k", "readme", "a", {"ticket": T})
     (state,) = await world.ended(run)
     assert state.ended is not None

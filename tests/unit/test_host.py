@@ -20,9 +20,15 @@ class Office:
     def agent(self) -> "Office":
         return self
 
-    async def remote(self, tenant: str, agent: str) -> AgentState:
-        self.asked.append(f"{tenant}/{agent}")
-        return AgentState(agent)
+    @property
+    def listening(self) -> "Office":
+        return self
+
+    async def remote(self, *agent: str) -> AgentState | None:
+        if not agent:
+            return None  # it listens nowhere: call it as Ray does
+        self.asked.append("/".join(agent))
+        return AgentState(agent[1])
 
 
 @pytest.fixture
@@ -43,15 +49,15 @@ async def test_an_agent_is_activated_once_and_put_to_sleep_when_it_is_idle(
     clock = FakeClock()
     host = held(monkeypatch, clock, idle_s=60.0)
     for name in ("a", "b"):
-        await host.agent("t", name)
-        await host.agent("t", name)
+        await host.agent("orchestrator", "t", name)
+        await host.agent("orchestrator", "t", name)
     assert office.asked == ["t/a", "t/b"]
     clock.step(50)
-    await host.agent("t", "b")
+    await host.agent("orchestrator", "t", "b")
     clock.step(20)
     assert await host.awake() == 1
-    await host.agent("t", "b")
-    await host.agent("t", "a")
+    await host.agent("orchestrator", "t", "b")
+    await host.agent("orchestrator", "t", "a")
     assert office.asked == ["t/a", "t/b", "t/a"]
 
 
@@ -61,9 +67,9 @@ async def test_of_too_many_the_longest_idle_goes_first(
     monkeypatch.setattr(module, "_MAX_AGENTS", 2)
     host = held(monkeypatch, FakeClock(), idle_s=60.0)
     for name in ("a", "b", "a", "c"):
-        await host.agent("t", name)
+        await host.agent("orchestrator", "t", name)
     assert await host.awake() == 2
-    await host.agent("t", "a")
+    await host.agent("orchestrator", "t", "a")
     assert office.asked == ["t/a", "t/b", "t/c"]
-    await host.agent("t", "b")
+    await host.agent("orchestrator", "t", "b")
     assert office.asked[-1] == "t/b"

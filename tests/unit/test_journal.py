@@ -29,7 +29,8 @@ from agents.events import (
     WaitEnded,
 )
 from agents.journal import Feedback, Judgement
-from agents.journal_sql import MIGRATIONS, SqlJournal
+from agents.journal_schema import MIGRATIONS
+from agents.journal_sql import SqlJournal
 from agents.registry import Registry, ScheduleRow
 from agents.specs import AgentSpec, ScheduleSpec
 from agents.state import AgentState, Turn, fold

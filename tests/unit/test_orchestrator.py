@@ -1,9 +1,7 @@
 """Whatever dies in between: each effect is done once, each run ends once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from agents.driver import MAX_LOSSES
 from agents.effects import Step
 from agents.events import PhaseDone, RunEnded, RunOptions, StepDecided, TurnFailed
+from agents.host import Workflow
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
@@ -24,7 +23,6 @@ from cluster.errors import (
     StaleEpoch,
     Unavailable,
 )
-from cluster.settings import AgentsSection
 from tests.fakes import (
     ListRecaller,
     ScriptedChat,
@@ -33,7 +31,7 @@ from tests.fakes import (
     ticket,
 )
 from tests.traced import REFUND_DRAFT, REFUND_PLAN, TICKET
-from tests.world import Crash, HostLost, World, connect
+from tests.world import Crash, HostLost, World, Worlds
 
 ATTEMPTS = RunOptions().attempts
 EFFECTS = {
@@ -75,29 +73,9 @@ def _parts(plan: str | Exception = REFUND_PLAN, draft: str | Exception = REFUND_
     return Parts(chat, classifier, memory, support_section(), "planner", "routine", 5.0)
 
 
-class Worlds:
-    """Makes worlds and ends what of them is left."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        self._monkeypatch = monkeypatch
-        self.made: list[World] = []
-
-    def make(self, workflow: Any = None, **section: Any) -> World:
-        work = workflow or partial(support.work, parts=_parts())
-        world = World(self._folder, work, AgentsSection(**section))
-        connect(self._monkeypatch, world)
-        world.connector.open_tickets([ticket(n) for n in (TICKET, "T-001", "T-002", "T-003")])
-        self.made.append(world)
-        return world
-
-
 @pytest.fixture
-async def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worlds]:
-    worlds = Worlds(tmp_path, monkeypatch)
-    yield worlds
-    for world in worlds.made:
-        await world.stop()
+def usual_work() -> Workflow:
+    return partial(support.work, parts=_parts())
 
 
 def _assert_replied_once(world: World, run_id: str, state: RunState) -> None:
@@ -156,23 +134,52 @@ async def test_after_a_host_died_at_any_point_all_is_done_once(worlds: Worlds, p
 
 
 @pytest.mark.parametrize(
-    ("point", "error"),
+    ("point", "error", "failures"),
     [
-        *((point, RayActorError()) for point in CONNECTOR_POINTS),
-        ("after connector refund", ActorUnavailableError("it restarts", None)),
-        ("after connector refund", TimeoutError()),
-        ("after connector refund", OSError("disk full")),
+        # A lost connector is asked again by its key, within the same turn.
+        *((point, RayActorError(), 0) for point in CONNECTOR_POINTS),
+        ("after connector refund", ActorUnavailableError("it restarts", None), 0),
+        ("after connector refund", TimeoutError(), 1),
+        ("after connector refund", OSError("disk full"), 1),
     ],
 )
 async def test_after_the_connector_failed_at_any_point_all_is_done_once(
-    worlds: Worlds, point: str, error: Exception
+    worlds: Worlds, point: str, error: Exception, failures: int
 ) -> None:
     world = worlds.make()
     world.faults[point] = [error]
     run_id = await world.submit("k", TICKET)
     (state,) = await world.ended(run_id)
     _assert_replied_once(world, run_id, state)
-    assert state.failures == 1
+    assert state.failures == failures
+    assert state.epoch == 1 + failures
+    assert "before connector lookup" in world.trace
+
+
+async def test_a_connector_that_stays_away_is_waited_for_and_nothing_is_counted(
+    worlds: Worlds,
+) -> None:
+    world = worlds.make()
+    world.faults["before connector refund"] = [RayActorError()]
+    world.faults["before connector lookup"] = [RayActorError() for _ in range(15)]
+    run_id = await world.submit("k", TICKET)
+    (state,) = await world.ended(run_id)
+    _assert_replied_once(world, run_id, state)
+    assert (state.failures, state.epoch) == (0, 3)
+
+
+async def test_an_engine_that_still_loads_costs_no_attempt(worlds: Worlds) -> None:
+    loading = [Unavailable("planner", "not alive"), Overloaded("planner", "busy")] * ATTEMPTS
+
+    async def work(turn: Turn) -> None:
+        if loading:
+            raise loading.pop()
+        await turn.end("replied", "it answers now", {})
+
+    world = worlds.make(work)
+    (state,) = await world.ended(await world.submit("k", TICKET))
+    assert state.ended is not None
+    assert (state.ended.decision, state.failures) == ("replied", 0)
 
 
 @pytest.mark.parametrize("point", [p for p in JOURNAL_POINTS if "create" not in p])
@@ -269,7 +276,7 @@ async def test_a_turn_that_takes_too_long_is_broken_off_and_counts_as_failed(
         (InvalidInput("plan", 1, "2"), "invalid_value", 1),
         (Conflict("memory", "a record is another one"), "conflict", 1),
         (ZeroDivisionError("by zero"), "internal_error", ATTEMPTS),
-        (None, "unavailable", ATTEMPTS),
+        (None, "corrupt_data", ATTEMPTS),
     ],
     ids=["unavailable", "invalid", "conflict", "bug", "no outcome"],
 )
@@ -280,7 +287,7 @@ async def test_failed_turns_hand_the_run_to_a_person(
         if error is not None:
             raise error
 
-    world = worlds.make(work)
+    world = worlds.make(work, patience_s=0)
     run_id = await world.submit("k", TICKET)
     (state,) = await world.ended(run_id)
     assert state.ended is not None
@@ -296,7 +303,7 @@ async def test_a_failed_hand_over_is_tried_again_and_done_once(worlds: Worlds, p
     async def work(turn: Turn) -> None:
         raise Unavailable("memory", "down")
 
-    world = worlds.make(work)
+    world = worlds.make(work, patience_s=0)
     world.faults[point] = [RayActorError(), RayActorError()]
     run_id = await world.submit("k", TICKET)
     (state,) = await world.ended(run_id)
@@ -315,7 +322,7 @@ async def test_a_run_that_was_handed_over_is_not_worked_again_after_a_crash(
             raise Unavailable("memory", "down")
         await turn.end("replied", "all is well again", {})
 
-    world = worlds.make(work)
+    world = worlds.make(work, patience_s=0)
     world.faults["before append run_ended"] = [Crash()]
     run_id = await world.submit("k", TICKET)
     await world.until(lambda: world.dead)

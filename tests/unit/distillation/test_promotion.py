@@ -1,6 +1,7 @@
 """What may take over from a checkpoint, and that a refusal changes nothing."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,17 @@ def some_tensor(folder: Path) -> str:
     return min(str(name) for name in load_file(shard(folder)))
 
 
+def refusal(folder: Path) -> str:
+    """Why the checkpoint is refused, or nothing."""
+    try:
+        validate(folder, INCUMBENT, CONTEXT)
+    except (InvalidInput, DataError) as error:
+        return str(error)
+    return ""
+
+
 def test_a_checkpoint_like_the_incumbent_passes(folder: Path) -> None:
-    validate(folder, INCUMBENT, CONTEXT)
+    assert refusal(folder) == ""
 
 
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
@@ -107,9 +117,9 @@ def test_a_checkpoint_that_cannot_serve_is_refused_by_name(
     folder: Path, spoil: Callable[[Path], object], named: str
 ) -> None:
     spoil(folder)
-    with pytest.raises((InvalidInput, DataError), match=named) as caught:
-        validate(folder, INCUMBENT, CONTEXT)
-    assert str(folder) in str(caught.value)
+    told = refusal(folder)
+    assert re.search(named, told)
+    assert str(folder) in told
 
 
 def test_an_incumbent_that_is_nowhere_on_this_machine_is_an_input_error() -> None:
