@@ -28,11 +28,8 @@ from memory.embed import MiniLM, Vectors
 from memory.records import Query, Record
 from memory.service import Memory
 
-_WORDS: Final = (
-    "lamp parcel refund invoice courier Vienna broken blue delivery address order card Tuesday "
-    "kettle warranty exchange label voucher garden chair customer late shipment damaged colour "
-    "replacement account password email discount shelf mirror return window store pickup"
-).split()
+_SYLLABLES: Final = "ka lo mi ne ru sa to vi da be go fu".split()
+_VOCABULARY: Final = 30_000  # words; the n-th is said 1/n as often as the first, as in any language
 _TENANT: Final = "bench"
 _AT_ONCE: Final = 500
 _WRITES_PER_S: Final = 50
@@ -170,7 +167,16 @@ def _record(number: int, chance: random.Random) -> Record:
 
 
 def _sentence(chance: random.Random) -> str:
-    return " ".join(chance.choices(_WORDS, k=12)) + f" {chance.randrange(100_000)}"
+    ranks = [min(int(chance.paretovariate(1.0)), _VOCABULARY) for _ in range(12)]
+    return " ".join(map(_word, ranks)) + f" {chance.randrange(100_000)}"
+
+
+def _word(rank: int) -> str:
+    word = ""
+    while rank:
+        rank, syllable = divmod(rank, len(_SYLLABLES))
+        word += _SYLLABLES[syllable]
+    return word
 
 
 def _ms(seconds: list[float], percent: float) -> float:
