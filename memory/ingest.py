@@ -1,140 +1,274 @@
-"""Files become records, with their source and their time.
+"""Folders, files and S3 prefixes become records; what has not changed is not read again.
 
-`.md` and `.txt` files are cut into passages with sources such as `policy:returns.md#2`. Each line
-of a `.jsonl` file is one record: `text`, and if given `id` or `source`, `event_at` or `closed`
-(seconds or ISO 8601), `meta`; other plain values go into meta. A file or line
-that can't be read becomes a problem in the report and stops nothing else.
+Several workers fetch and cut files at once (a PDF is cut in a process of its own, all else in this
+one's threads); records go to memory file by file. A file that can't be read becomes a problem in
+the report and stops nothing else; its older records stay.
 """
 
-import json
-from collections.abc import Iterator
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Final, Protocol
 
-from cluster.errors import InvalidInput, NotFound
-from memory import chunking
+from cluster.errors import InvalidInput, MainspringError
+from cluster.ids import Clock
+from cluster.objects import Entry, Objects
+from memory.reading import CUT, Reading, Shelf, document_of, read, readable
 from memory.records import Record
 
-SUFFIXES: Final = (".md", ".txt", ".jsonl")
 MAX_FILE_BYTES: Final = 32_000_000
-_MAX_PROBLEMS: Final = 100
+MAX_FILES: Final = 100_000
+_INCOMPLETE: Final = "incomplete"
+"""Ends the digest of a file of which a line could not be read: no later digest equals it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What memory holds of a file: `document` as in Record.document, the place it was read from,
+    a digest of its content and of the way it was cut, and the ids of the records it gave."""
+
+    document: str
+    place: str
+    digest: str
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What replacing a document's records did: how many were new, there already, taken out."""
+
+    added: int = 0
+    known: int = 0
+    removed: int = 0
+
+
+class Documents(Protocol):
+    """The part of memory that ingestion writes to. Both raise Unavailable when it is down."""
+
+    async def ingested(self, tenant: str, place: str) -> Mapping[str, Ingested]:
+        """What was read from the place before, by document."""
+
+    async def replace(self, tenant: str, found: Ingested, records: Sequence[Record]) -> Replaced:
+        """Make the records all that memory holds of the document, and note `found`, last.
+
+        Taken out are, unless they are among the records: what belongs to the document or to the
+        document of one of the records, and what the note of the document named before. No records
+        and an empty digest mean that the file is gone. Doing it again completes what broke off.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to ingest as whose; `prune` takes out what came from the same place before and is no
+    longer there. `workers` files are read at once."""
+
+    shelf: Shelf
+    prune: bool = False
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 32:
+            raise InvalidInput("workers", self.workers, "1 to 32")
 
 
 @dataclass(slots=True)
-class Reading:
-    """What was found: the records, the documents they are all of, how many files were read, and
-    what could not be read, by place."""
+class Progress:
+    """How far an ingest is. Sizes in bytes, times in seconds."""
 
-    records: list[Record] = field(default_factory=list)
-    documents: set[str] = field(default_factory=set)
+    of_files: int
+    of_bytes: int
     files: int = 0
-    problems: list[str] = field(default_factory=list)
+    bytes: int = 0
+    passages: int = 0
+    seconds: float = 0.0
 
-    def add(self, record: Record) -> None:
-        """Take a record in, with its document."""
-        self.records.append(record)
-        self.documents.add(record.document)
-
-    def complain(self, where: str, reason: object) -> None:
-        """Note a problem; after the first hundred only their number would grow."""
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(f"{where}: {reason}")
+    @property
+    def passages_per_second(self) -> float:
+        return self.passages / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What an ingest did. `added` were new, `known` were there, `removed` were older passages of
-    the same documents that their files no longer hold."""
+    """What an ingest did.
+
+    Of `files`, `unchanged` were not read again; `skipped` are those of a kind that is not read.
+    Of the records, `added` were new, `known` were there, `removed` are no longer in their files.
+    """
 
     files: int
     added: int
     known: int
     removed: int
     problems: tuple[str, ...]
+    unchanged: int = 0
+    skipped: int = 0
+    bytes: int = 0
 
 
-def read(path: Path, tenant: str, kind: str) -> Reading:
-    """Every record below a folder, or of one file. Raises NotFound when there is no such path."""
-    if not path.exists():
-        raise NotFound("file or folder", str(path))
-    reading = Reading()
-    for file, name in _files(path):
+@dataclass(slots=True)
+class _Counts:
+    files: int = 0
+    unchanged: int = 0
+    added: int = 0
+    known: int = 0
+    removed: int = 0
+    troubles: Reading = field(default_factory=Reading)
+
+    def take(self, done: Replaced) -> None:
+        self.added += done.added
+        self.known += done.known
+        self.removed += done.removed
+
+
+async def ingest(
+    objects: Objects,
+    documents: Documents,
+    order: Order,
+    clock: Clock,
+    progress: Callable[[Progress], None] | None = None,
+) -> IngestReport:
+    """Bring memory up to date with the files at a place.
+
+    `progress` is called after each file. Raises NotFound when there is no such place, InvalidInput
+    for more than 100,000 files, Unavailable when memory or the listing does not answer; what was
+    done by then stays, and doing it again completes it.
+    """
+    entries = await asyncio.to_thread(lambda: list(islice(objects.entries(), MAX_FILES + 1)))
+    if len(entries) > MAX_FILES:
+        raise InvalidInput("path", f"{objects.place} (more files)", f"at most {MAX_FILES} files")
+    return await _Ingest(objects, documents, order, clock, progress).run(entries)
+
+
+class _Ingest:
+    def __init__(
+        self,
+        objects: Objects,
+        documents: Documents,
+        order: Order,
+        clock: Clock,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._objects, self._documents, self._order = objects, documents, order
+        self._clock, self._tell = clock, progress
+        self._before: Mapping[str, Ingested] = {}
+        self._counts = _Counts()
+
+    async def run(self, entries: list[Entry]) -> IngestReport:
+        tenant, place = self._order.shelf.tenant, self._objects.place
+        wanted = self._wanted(entries)
+        self._before = await self._documents.ingested(tenant, place)
+        self._progress = Progress(len(wanted), sum(entry.size for entry in wanted.values()))
+        self._start = self._clock.monotonic()
+        await self._work_off(iter(wanted.items()))
+        if self._order.prune:
+            await self._prune(wanted)
+        counts = self._counts
+        unsaid = counts.troubles.unsaid
+        more = [f"and {unsaid} more problems"] if unsaid else []
+        return IngestReport(
+            counts.files,
+            counts.added,
+            counts.known,
+            counts.removed,
+            (*counts.troubles.problems, *more),
+            counts.unchanged,
+            len(entries) - len(wanted),
+            self._progress.bytes,
+        )
+
+    def _wanted(self, entries: list[Entry]) -> dict[str, Entry]:
+        """The files to read by their documents; one that was named itself is read or complained
+        about, whatever its suffix."""
+        named = PurePosixPath(self._objects.place).name
+        wanted: dict[str, Entry] = {}
+        for entry in entries:
+            document = document_of(self._order.shelf.kind, entry.name)
+            if not readable(entry.name) and not (len(entries) == 1 and entry.name == named):
+                continue
+            if document in wanted:
+                self._counts.troubles.complain(entry.name, f"{wanted[document].name} is the same")
+                continue
+            wanted[document] = entry
+        return wanted
+
+    async def _work_off(self, waiting: Iterator[tuple[str, Entry]]) -> None:
+        tasks = [asyncio.create_task(self._worker(waiting)) for _ in range(self._order.workers)]
         try:
-            _read_file(file, name, tenant, kind, reading)
-            reading.files += 1
-        except (OSError, UnicodeDecodeError, InvalidInput) as error:
-            reading.complain(name, error)
-    return reading
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _worker(self, waiting: Iterator[tuple[str, Entry]]) -> None:
+        for document, entry in waiting:
+            passages = await self._file(document, entry)
+            now = self._progress
+            now.files, now.bytes = now.files + 1, now.bytes + entry.size
+            now.passages += passages
+            now.seconds = self._clock.monotonic() - self._start
+            if self._tell is not None:
+                self._tell(now)
 
-def _files(path: Path) -> Iterator[tuple[Path, str]]:
-    """The files to read and their names; hidden ones and links out of the folder are left out."""
-    if path.is_file():
-        yield path, path.name
-        return
-    root = path.resolve()
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        hidden = any(part.startswith(".") for part in name.parts)
-        inside = file.resolve().is_relative_to(root)
-        if file.suffix in SUFFIXES and file.is_file() and inside and not hidden:
-            yield file, name.as_posix()
+    async def _file(self, document: str, entry: Entry) -> int:
+        """Bring memory up to date with one file; returns how many passages it has."""
+        before = self._before.get(document)
+        found = await asyncio.to_thread(self._read, entry, before.digest if before else "")
+        if found is None and before is not None:
+            self._counts.files += 1
+            self._counts.unchanged += 1
+            self._counts.known += len(before.ids)
+            return len(before.ids)
+        if found is None:
+            return 0
+        digest, reading = found
+        self._counts.troubles.add(reading)
+        if digest:
+            self._counts.files += 1
+            await self._keep(document, digest, reading.records)
+        return len(reading.records)
 
-
-def _read_file(file: Path, name: str, tenant: str, kind: str, reading: Reading) -> None:
-    if file.suffix not in SUFFIXES:
-        raise InvalidInput("file", name, f"a name that ends in one of {', '.join(SUFFIXES)}")
-    about = file.stat()
-    if about.st_size > MAX_FILE_BYTES:
-        raise InvalidInput("file", f"{name} ({about.st_size} bytes)", f"<= {MAX_FILE_BYTES} bytes")
-    text = file.read_text(encoding="utf-8")
-    # a passage number would not be told from a "#" in the name
-    source = f"{kind}:{name.replace('#', '_')}"
-    if file.suffix == ".jsonl":
-        _read_lines(text, source, tenant, kind, about.st_mtime, reading)
-        return
-    cut = chunking.markdown if file.suffix == ".md" else chunking.plain
-    for passage in cut(text):
-        numbered = f"{source}#{passage.number}"
-        reading.add(Record(tenant, kind, numbered, passage.text, about.st_mtime))
-    reading.documents.add(source)
-
-
-def _read_lines(
-    text: str, source: str, tenant: str, kind: str, written_at: float, reading: Reading
-) -> None:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    async def _keep(self, document: str, digest: str, records: list[Record]) -> None:
+        ids = tuple(dict.fromkeys(record.id for record in records))
+        note = Ingested(document, self._objects.place, digest, ids)
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise InvalidInput("line", line, "a JSON object")
-            reading.add(_from_row(row, f"{source}#{number}", tenant, kind, written_at))
-        except (ValueError, InvalidInput) as error:
-            reading.complain(f"{source}#{number}", error)
+            self._counts.take(
+                await self._documents.replace(self._order.shelf.tenant, note, records)
+            )
+        except InvalidInput as error:
+            self._counts.troubles.complain(document, error)
+
+    def _read(self, entry: Entry, before: str) -> tuple[str, Reading] | None:
+        """The file's digest and records; None when the digest is the one before. An empty digest
+        comes with the problem that the whole file has."""
+        reading = Reading()
+        try:
+            if entry.etag and before == _digest(entry.etag):
+                return None
+            content = self._objects.read(entry.name, MAX_FILE_BYTES)
+            digest = _digest(entry.etag or hashlib.blake2b(content, digest_size=16).hexdigest())
+            if before == digest:
+                return None
+            reading = read(content, entry, self._order.shelf)
+            return (f"{digest}:{_INCOMPLETE}" if reading.problems else digest), reading
+        except MainspringError as error:
+            reading.complain(entry.name, error)
+        except Exception as error:
+            # a file is anybody's bytes: what its parser makes of them ends with this file
+            reading.complain(entry.name, f"{type(error).__name__}: {error}")
+        return "", reading
+
+    async def _prune(self, wanted: Mapping[str, Entry]) -> None:
+        kind, place = self._order.shelf.kind, self._objects.place
+        for document in sorted(self._before.keys() - wanted.keys()):
+            if document.startswith(f"{kind}:"):
+                gone = Ingested(document, place, "", ())
+                done = await self._documents.replace(self._order.shelf.tenant, gone, ())
+                self._counts.take(done)
 
 
-def _from_row(row: dict[str, Any], place: str, tenant: str, kind: str, written: float) -> Record:
-    named = row.get("source") or (f"{kind}:{row['id']}" if row.get("id") else place)
-    nested = row.get("meta") if isinstance(row.get("meta"), dict) else {}
-    known = {"text", "id", "source", "event_at", "meta"}
-    flat = {**{k: v for k, v in row.items() if k not in known}, **(nested or {})}
-    meta = {k: str(v) for k, v in flat.items() if isinstance(v, str | int | float | bool)}
-    event_at = _moment(row.get("event_at", row.get("closed")), written)
-    return Record(tenant, kind, str(named), row.get("text", ""), event_at, meta)
-
-
-def _moment(value: object, otherwise: float) -> float:
-    """Seconds since the epoch of a number or an ISO 8601 text. Raises InvalidInput."""
-    if value is None:
-        return otherwise
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise InvalidInput("event_at", value, "seconds or an ISO 8601 time") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def _digest(content: str) -> str:
+    return f"{CUT}:{content}"
