@@ -22,8 +22,9 @@ def count(text: str) -> int:
 
 def fits(text: str) -> bool:
     """Whether the embedder reads all of the text (it reads the first 256 tokens)."""
-    # an ASCII character is never more than one token
-    return (len(text) <= _SURE and text.isascii()) or count(text) <= MAX_TOKENS
+    # an ASCII character is never more than one token, and white space is none
+    inked = len(text) - text.count(" ") - text.count("\n")
+    return (inked <= _SURE and text.isascii()) or count(text) <= MAX_TOKENS
 
 
 _LOADING: Final = threading.Lock()
