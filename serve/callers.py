@@ -18,6 +18,11 @@ def principal_of(http: Request) -> Principal:
     return found
 
 
+def request_id_of(http: Request) -> str:
+    """The request's id; empty where no door was passed."""
+    return str(http.scope.get("mainspring.request_id", ""))
+
+
 def tenant_of(http: Request) -> str:
     """The tenant whose runs, agents and money a request is about."""
     who = principal_of(http)

@@ -1,153 +1,43 @@
 """The one address: an ASGI app behind Ray Serve that admits, routes, passes on and meters.
 
-Covered here: request ids, keys, the size of bodies, the shape of every error, health, readiness
-and metrics. Not covered: what a key may do (all keys are equal) and how much it may spend.
+Here it is put together, with health, readiness and metrics. `door.py` tells who comes and turns
+away who may not; `admission.py` holds the limits; `router.py` finds an engine.
 """
 
 import asyncio
-import hashlib
-import hmac
-import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from ray import serve as ray_serve
 from starlette.responses import JSONResponse, Response
 
-from cluster.errors import MainspringError, Unauthorized, Unavailable
+from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Clock, Ids, SystemClock, SystemIds
-from cluster.settings import GatewaySection, ModelSection
-from cluster.telemetry import logger, request_id
+from cluster.settings import AccountsSection, GatewaySection, ModelSection
+from cluster.telemetry import logger
+from serve.admission import Admission
+from serve.books import Books
 from serve.catalog import Catalog
 from serve.directory import LEASE_S, Replica, find_directory
+from serve.door import Door
+from serve.doorkeeper import Doorkeeper
+from serve.keys import digest_of
 from serve.metering import Meter
-from serve.problems import INTERNAL, Problem, install, problem_of
+from serve.problems import Problem, install
 from serve.router import Router
 from serve.routes.agents import AgentRoutes
-from serve.routes.openai import ClientGone, Embed, OpenAIRoutes
+from serve.routes.openai import Embed, OpenAIRoutes
 from serve.routes.runs import Office, RunRoutes
+from serve.routes.usage import UsageRoutes
 from serve.workplace import WORKFLOWS
 
 log = logger("gateway")
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 POLL_S: Final = 0.5
 METRICS_S: Final = 3.0
 READY_FOR_S: Final = 10.0
-OPEN_PATHS: Final = frozenset({"/healthz"})
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class Keys:
-    """The accepted API keys, known by their SHA-256 only. No keys: everybody is let in, which
-    the settings allow on loopback only."""
-
-    def __init__(self, digests: Sequence[str]) -> None:
-        self._digests = tuple(digests)
-
-    def admit(self, authorization: str) -> None:
-        """Raises Unauthorized unless the header holds an accepted key."""
-        if not self._digests:
-            return
-        scheme, _, key = authorization.partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).hexdigest()
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != "bearer" or not any(found):
-            raise Unauthorized
-
-
-class TooLarge(MainspringError):
-    """A body over the limit."""
-
-    code = "request_too_large"
-    status = 413
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"the body is larger than {self.limit} bytes"
-
-
-class Door:
-    """What every request passes first: its id, its key, its size; and what becomes of errors."""
-
-    def __init__(
-        self, app: App, keys: Keys, max_body_bytes: int, ids: Ids, names_answers: bool
-    ) -> None:
-        self._app, self._keys, self._max, self._ids = app, keys, max_body_bytes, ids
-        self._names_answers = names_answers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {k: v.decode("latin-1") for k, v in scope["headers"]}
-        given = headers.get(b"x-request-id", "")
-        name = given if _REQUEST_ID.fullmatch(given) else self._ids.new("req")
-        scope["mainspring.request_id"] = name
-        token = request_id.set(name)
-        reply = _Reply(send, name if self._names_answers else None)
-        try:
-            self._check(scope["path"], headers)
-            await self._app(scope, self._bounded(receive), reply)
-        except ClientGone:
-            pass  # nobody is there to answer
-        except MainspringError as error:
-            await reply.problem(problem_of(error), scope, receive)
-        except Exception:
-            # The outermost place: what nobody foresaw is recorded here and told without detail.
-            log.exception("unforeseen error on %s %s", scope["method"], scope["path"])
-            await reply.problem(INTERNAL, scope, receive)
-        finally:
-            request_id.reset(token)
-
-    def _check(self, path: str, headers: dict[bytes, str]) -> None:
-        if path not in OPEN_PATHS:
-            self._keys.admit(headers.get(b"authorization", ""))
-        length = headers.get(b"content-length", "0")
-        if length.isdigit() and int(length) > self._max:
-            raise TooLarge(self._max)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def bounded() -> Event:
-            nonlocal received
-            event = await receive()
-            if event["type"] == "http.request":
-                received += len(event.get("body", b""))
-                if received > self._max:
-                    raise TooLarge(self._max)
-            return event
-
-        return bounded
-
-
-class _Reply:
-    """`send` that adds the request id and knows whether an answer has begun."""
-
-    def __init__(self, send: Send, name: str | None) -> None:
-        self._send, self._name, self._begun = send, name, False
-
-    async def __call__(self, event: Event) -> None:
-        if event["type"] == "http.response.start":
-            self._begun = True
-            if self._name is not None:
-                header = (b"x-request-id", self._name.encode("latin-1"))
-                event = {**event, "headers": [*event.get("headers", ()), header]}
-        await self._send(event)
-
-    async def problem(self, problem: Problem, scope: Scope, receive: Receive) -> None:
-        if not self._begun:
-            await problem.response()(scope, receive, self)
 
 
 class Readiness:
@@ -182,30 +72,41 @@ def build_app(
     embed: Embed | None = None,
     office: Office | None = None,
     tenant: str = "default",
+    books: Books | None = None,
+    own_key: str | None = None,
     extra_routes: Sequence[Callable[[], APIRouter]] = (),
     clock: Clock | None = None,
     ids: Ids | None = None,
     names_answers: bool = True,
 ) -> FastAPI:
-    """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents.
+    """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
+    `books` no keys but those of the settings, no limits and no ledger.
 
-    `names_answers` puts `x-request-id` on every answer; behind Serve that is done already."""
+    `tenant` is whose the settings' keys are, and who needs none on loopback; `own_key` is the
+    stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
+    already."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     app = FastAPI(title="Mainspring", openapi_url=None)
     install(app)
-    keys = Keys(section.api_key_sha256)
+    own = None if own_key is None else digest_of(own_key)
+    keyring = None if books is None else books.keyring
+    keeper = Doorkeeper(tenant, section.api_key_sha256, keyring, clock, own)
     app.add_middleware(
         Door,
-        keys=keys,
+        keeper=keeper,
         max_body_bytes=section.max_body_bytes,
         ids=ids,
         names_answers=names_answers,
     )
-    openai = OpenAIRoutes(catalog, router, meter, clock, section.request_timeout_s, embed)
+    admission = Admission(None, clock, ids) if books is None else books.admission
+    timeout_s = section.request_timeout_s
+    openai = OpenAIRoutes(catalog, router, meter, clock, timeout_s, embed, admission)
     app.include_router(openai.routes())
+    if books is not None:
+        app.include_router(UsageRoutes(books.ledger).routes())
     if office is not None:
-        runs = RunRoutes(office, tenant, WORKFLOWS, clock, ids)
-        agents = AgentRoutes(office, runs, tenant, ids, section.request_timeout_s)
+        runs = RunRoutes(office, WORKFLOWS, clock, ids)
+        agents = AgentRoutes(office, runs, ids, timeout_s)
         for routes in (runs, agents):
             app.include_router(routes.routes())
     for more in extra_routes:
@@ -269,11 +170,14 @@ class Gateway:
         encoder: tuple[str, str] | None,
         office: Office | None,
         tenant: str,
+        accounts: AccountsSection,
+        data_dir: Path,
         extra_routes: Sequence[Callable[[], APIRouter]],
     ) -> None:
         self._section, self._catalog, self._secret = section, Catalog(models), secret
         self._directory, self._encoder, self._extra_routes = directory, encoder, extra_routes
         self._office, self._tenant = office, tenant
+        self._books = Books(accounts, data_dir, SystemClock(), SystemIds())
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -291,6 +195,8 @@ class Gateway:
             embed=embed,
             office=self._office,
             tenant=self._tenant,
+            books=self._books,
+            own_key=self._secret,
             extra_routes=self._extra_routes,
             names_answers=False,
         )
@@ -299,6 +205,7 @@ class Gateway:
         """Called by Serve once the replica has drained."""
         self._watch.stop()
         await self._router.close()
+        await self._books.close()
 
 
 def gateway_application(
@@ -307,6 +214,8 @@ def gateway_application(
     *,
     directory: str,
     secret: str,
+    accounts: AccountsSection,
+    data_dir: Path,
     encoder: tuple[str, str] | None = None,
     office: Office | None = None,
     tenant: str = "default",
@@ -315,8 +224,8 @@ def gateway_application(
     """The gateway as a Serve application for the route `/`.
 
     `encoder` is (deployment, application) of an encoder with `embed(list[str])`; `office` reaches
-    the orchestrator, whose runs are those of `tenant`; `extra_routes` are called in the replica
-    and must pickle.
+    the orchestrators; `tenant` is the settings' own; `data_dir`, absolute, is where a SQLite file
+    of the `accounts` lies; `extra_routes` are called in the replica and must pickle.
     """
     deployment = ray_serve.deployment(
         ray_serve.ingress()(Gateway),
@@ -326,7 +235,16 @@ def gateway_application(
         ray_actor_options={"num_cpus": 0.1},
     )
     return deployment.bind(
-        section, models, directory, secret, encoder, office, tenant, tuple(extra_routes)
+        section,
+        models,
+        directory,
+        secret,
+        encoder,
+        office,
+        tenant,
+        accounts,
+        data_dir,
+        tuple(extra_routes),
     )
 
 

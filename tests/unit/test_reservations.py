@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -194,7 +195,7 @@ def test_a_group_is_one_transaction_and_each_gets_its_answer(
     held: Reservations, accounts: Accounts
 ) -> None:
     budget(held, "key", "key-a", "total", 10)
-    answers = accounts.together([lambda n=n: reserve(held, f"r{n}", 4) for n in range(4)])
+    answers = accounts.together([partial(reserve, held, f"r{n}", 4) for n in range(4)])
     assert [type(a) for a in answers] == [type(None), type(None), BudgetExceeded, BudgetExceeded]
 
 
