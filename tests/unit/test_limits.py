@@ -207,7 +207,6 @@ async def test_stream_is_settled_at_its_end(bank: Bank) -> None:
     assert (await bank.ask(key, stream=True))[0] == 200
     await eventually(lambda: bank.rows() == 1)
     assert bank.spent() == COST
-    assert not bank.books.admission._under_way
 
 
 async def test_stream_whose_client_left_is_charged_for_what_came(bank: Bank) -> None:
