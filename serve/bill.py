@@ -1,13 +1,15 @@
 """One request's way through the limits: let in, then settled or released, once."""
 
 import asyncio
+from typing import Final
 
 from serve.admission import Admission, Hold
 from serve.budgets import price
 from serve.ledger import Used
 from serve.router import Answer
 
-BYTES_A_TOKEN = 4
+BYTES_A_TOKEN: Final = 4
+PATIENCE_S: Final = 5.0
 
 
 class Bill:
@@ -29,11 +31,11 @@ class Bill:
         self._begun(self._used(answer))
 
     async def settled(self, answer: Answer) -> int:
-        """Charge for a released answer and wait until that is on disk. Returns its price in
-        nano-dollars."""
+        """Charge for a released answer and wait until that is on disk, PATIENCE_S at most: it goes
+        on without the client. Returns its price in nano-dollars."""
         used = self._used(answer)
         if (task := self._begun(used)) is not None:
-            await asyncio.shield(task)
+            await asyncio.wait({task}, timeout=PATIENCE_S)
         return used.cost_nano
 
     def _begun(self, used: Used) -> asyncio.Task[None] | None:

@@ -66,6 +66,12 @@ class StreamMeter:
         self._rest = b""
         self._events = 0
         self._usage: Usage | None = None
+        self._counted = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether the engine has told the usage of the whole: only the stream's end is to come."""
+        return self._counted
 
     @property
     def usage(self) -> Usage:
@@ -104,6 +110,7 @@ class StreamMeter:
         self._usage = used
         if chunk.get("choices"):
             return event
+        self._counted = True
         if not self._wants_usage:
             return b""
         cost = cost_usd(self._model, used.prompt_tokens, used.completion_tokens)

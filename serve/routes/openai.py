@@ -4,7 +4,7 @@ import asyncio
 import base64
 import re
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from fastapi import APIRouter, Request
@@ -204,11 +204,14 @@ class OpenAIRoutes:
 
 
 class EngineStream(StreamingResponse):
-    """A streamed answer that lets its engine go even when its client left before the first byte."""
+    """A streamed answer that lets its engine go even when its client left before the first byte.
+
+    Its end is sent once it is paid for: a client never has a whole answer that a gateway, killed at
+    that moment, would have given away."""
 
     def __init__(self, router: Router, answer: Answer, bill: Bill, headers: dict[str, str]) -> None:
-        super().__init__(router.stream(answer), media_type="text/event-stream", headers=headers)
         self._router, self._answer, self._bill = router, answer, bill
+        super().__init__(self._paid(), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -216,6 +219,17 @@ class EngineStream(StreamingResponse):
         finally:
             self._router.release(self._answer, 499, self._answer.meter.usage)
             self._bill.settle(self._answer)
+
+    async def _paid(self) -> AsyncIterator[bytes]:
+        end: list[bytes] = []
+        async for data in self._router.stream(self._answer):
+            if self._answer.meter.counted:
+                end.append(data)
+            else:
+                yield data
+        await self._bill.settled(self._answer)
+        for data in end:
+            yield data
 
 
 async def unless_gone(http: Request, work: Awaitable[T]) -> T:
