@@ -76,7 +76,12 @@ class Fleet:
         """Start one more and wait until it listens."""
         words = ["--gateway", str(self.data_dir), self.database, self.engine]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.budgets", *words, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "benchmarks.budgets",
+            *words,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
         )
         assert process.stdout is not None
         url = (await asyncio.wait_for(process.stdout.readline(), 120)).decode().strip()

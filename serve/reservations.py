@@ -65,6 +65,11 @@ _RATE: Final = text(
     " ON CONFLICT (key_id, slot) DO UPDATE SET requests = rates.requests + 1,"
     " tokens = rates.tokens + :tokens"
 )
+_RATES: Final = text(
+    "SELECT slot, requests, tokens FROM rates WHERE key_id = :key AND slot >= :first"
+)
+_RESERVATION: Final = text("SELECT nano, tokens, slot, until FROM reservations WHERE id = :id")
+_END: Final = text("DELETE FROM reservations WHERE id = :id")
 _COLUMN_OF: Final[dict[Kind, str]] = {
     "key": "key_id", "tenant": "tenant", "agent": "agent", "run": "run",
 }  # fmt: skip
@@ -97,6 +102,7 @@ class Reservations:
 
     def __init__(self, accounts: Accounts, clock: Clock, margin_s: float = 10.0) -> None:
         self._accounts, self._clock, self._margin_s = accounts, clock, margin_s
+        self._tidied = 0
 
     def reserve(
         self, id: str, caller: Caller, limits: Limits, worst: Worst, seconds: float
@@ -112,11 +118,12 @@ class Reservations:
                 if refused is not None:
                     raise refused
             given = {
-                **vars(caller), "id": id, "nano": worst.nano, "tokens": worst.tokens,
+                **vars(caller), "id": id, "nano": worst.nano,
+                "tokens": worst.tokens if limits.any else 0,
                 "slot": int(now), "streams": int(worst.streaming),
                 "until": now + seconds + self._margin_s,
             }  # fmt: skip
-            connection.execute(text("DELETE FROM reservations WHERE until <= :n"), {"n": now})
+            self._tidy(connection, now)
             connection.execute(_RESERVE, given)
             if limits.any:
                 connection.execute(_RATE, given)
@@ -127,9 +134,8 @@ class Reservations:
         Returns what was charged, nano-dollars."""
         now = self._clock.now()
         with self._accounts.transaction() as connection:
-            query = text("SELECT nano, tokens, slot, until FROM reservations WHERE id = :id")
-            row = connection.execute(query, {"id": id}).mappings().first()
-            if row is not None:
+            row = connection.execute(_RESERVATION, {"id": id}).mappings().first()
+            if row is not None and row["tokens"]:
                 tokens = 0 if used is None else used.tokens_in + used.tokens_out
                 _give_back(connection, caller.key, row, tokens)
             charged = 0
@@ -138,7 +144,8 @@ class Reservations:
                 # Before the reservation goes, since the balances still count it.
                 charged = self._charge(connection, caller, used.cost_nano, held, now)
                 record(connection, caller, used, charged, now)
-            connection.execute(text("DELETE FROM reservations WHERE id = :id"), {"id": id})
+            if row is not None:
+                connection.execute(_END, {"id": id})
         return charged
 
     def limited(self, tenant: str) -> bool:
@@ -243,13 +250,25 @@ class Reservations:
     ) -> int:
         balances = self._balances(connection, caller, now)
         charged = chargeable(cost, held, balances)
-        for b in balances:
-            given = {
+        given = [
+            {
                 "tenant": caller.tenant, "kind": b.kind, "subject": b.subject, "period": b.period,
                 "since": window_start(b.period, now), "spent": b.spent + charged,
-            }  # fmt: skip
+            }
+            for b in balances
+        ]  # fmt: skip
+        if given:
             connection.execute(_SPEND, given)
         return charged
+
+    def _tidy(self, connection: Connection, now: float) -> None:
+        """Once a second, delete what counts no more."""
+        if int(now) == self._tidied:
+            return
+        self._tidied = int(now)
+        connection.execute(text("DELETE FROM reservations WHERE until <= :now"), {"now": now})
+        first = {"first": int(now) - MINUTE_S}
+        connection.execute(text("DELETE FROM rates WHERE slot < :first"), first)
 
     def _require_speed(
         self, connection: Connection, caller: Caller, limits: Limits, worst: Worst, now: float
@@ -257,9 +276,7 @@ class Reservations:
         if not limits.any:
             return
         given = {"key": caller.key, "first": int(now) - MINUTE_S}
-        connection.execute(text("DELETE FROM rates WHERE key_id = :key AND slot < :first"), given)
-        query = text("SELECT slot, requests, tokens FROM rates WHERE key_id = :key")
-        slots = [Slot(int(a), int(r), int(t)) for a, r, t in connection.execute(query, given)]
+        slots = [Slot(int(a), int(r), int(t)) for a, r, t in connection.execute(_RATES, given)]
         if (refused := too_fast(limits, slots, worst.tokens, now)) is not None:
             raise refused
         if worst.streaming and limits.max_streams is not None:
