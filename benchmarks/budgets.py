@@ -28,13 +28,13 @@ from benchmarks.report import Figure, write
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection, ModelSection
 from serve.books import Books
+from serve.budget_table import Budget
 from serve.budgets import NANO, Caller
 from serve.catalog import Catalog
 from serve.directory import Replica
 from serve.gateway import build_app
 from serve.listener import Listener
 from serve.metering import Meter
-from serve.reservations import Budget
 from serve.router import Router
 
 MAX_TOKENS = 200
@@ -133,12 +133,18 @@ async def engine(chance: random.Random) -> AsyncIterator[str]:
         if not body.get("stream"):
             return web.json_response({"choices": [], "usage": usage})
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        with contextlib.suppress(ConnectionError):  # its gateway may just have been killed
+            await stream(request, response, usage)
+        return response
+
+    async def stream(
+        request: web.Request, response: web.StreamResponse, usage: dict[str, int]
+    ) -> None:
         await response.prepare(request)
         await response.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
         await asyncio.sleep(chance.uniform(0.01, 0.1))
         last = json.dumps({"choices": [], "usage": usage}).encode()
         await response.write(b"data: " + last + b"\n\ndata: [DONE]\n\n")
-        return response
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
@@ -158,7 +164,7 @@ async def spend(
     """Give a fresh key a dollar and let `clients` spend it; kill a gateway on the way."""
     made, key = await asyncio.to_thread(books.keyring.create, TENANT, "bench")
     dollar = Budget(TENANT, "key", made.account, "total", NANO)
-    await asyncio.to_thread(books.reservations.set_budget, dollar)
+    await asyncio.to_thread(books.budgets.put, dollar)
     repeat, began = Repeat(), time.monotonic()
     kill_at = chance.randint(clients // 2, 3 * clients // 2)
     headers = {"authorization": f"Bearer {key}"}

@@ -15,6 +15,7 @@ from cluster.errors import MainspringError, Overloaded, Unavailable
 from cluster.ids import Clock, Ids, jittered
 from cluster.telemetry import logger
 from serve.accounts import Accounts
+from serve.budget_table import BudgetTable
 from serve.budgets import Caller, Limits, Worst
 from serve.ledger import Used
 from serve.reservations import Reservations
@@ -42,9 +43,10 @@ class Admission:
         self, accounts: Accounts | None, clock: Clock, ids: Ids, margin_s: float = 10.0
     ) -> None:
         self._clock, self._ids = clock, ids
-        self._reservations = self._commits = None
+        self._reservations = self._commits = self._budgets = None
         if accounts is not None:
             self._reservations = Reservations(accounts, clock, margin_s)
+            self._budgets = BudgetTable(accounts)
             self._commits = Commits(accounts)
         self._limited: dict[str, tuple[float, bool]] = {}
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -100,11 +102,11 @@ class Admission:
             await self._settle(hold, None)
 
     async def _any_budget(self, tenant: str) -> bool:
-        assert self._reservations is not None and self._commits is not None
+        assert self._budgets is not None and self._commits is not None
         at, there = self._limited.get(tenant, (float("-inf"), False))
         if self._clock.monotonic() - at < FRESH_S:
             return there
-        there = await self._commits.do(self._reservations.limited, tenant)
+        there = await self._commits.do(self._budgets.limited, tenant)
         if len(self._limited) >= _REMEMBERED:
             self._limited.clear()
         self._limited[tenant] = (self._clock.monotonic(), there)

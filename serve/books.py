@@ -6,6 +6,7 @@ from cluster.ids import Clock, Ids
 from cluster.settings import AccountsSection
 from serve.accounts import Accounts
 from serve.admission import Admission
+from serve.budget_table import BudgetTable
 from serve.keys import Keyring
 from serve.ledger import Ledger
 from serve.reservations import Reservations
@@ -17,6 +18,7 @@ class Books:
     def __init__(self, section: AccountsSection, data_dir: Path, clock: Clock, ids: Ids) -> None:
         self._accounts = accounts = Accounts(section.url, data_dir)
         self.keyring = Keyring(accounts, clock)
+        self.budgets = BudgetTable(accounts)
         self.reservations = Reservations(accounts, clock, section.lease_margin_s)
         self.admission = Admission(accounts, clock, ids, section.lease_margin_s)
         self.ledger = Ledger(accounts)

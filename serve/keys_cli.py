@@ -15,10 +15,10 @@ from rich.table import Table
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import Settings, load
 from serve.books import Books
+from serve.budget_table import Budget, as_kind, as_period
 from serve.budgets import NANO, Limits, nano_of
 from serve.keys import SCOPES, ApiKey
 from serve.ledger import GROUPS
-from serve.reservations import Budget, as_kind, as_period
 from serve.routes.usage import moment, named
 
 console = Console(highlight=False, soft_wrap=True)
@@ -97,7 +97,7 @@ def budgets_set(
     """Set the most that may be spent. What was spent in the period before counts."""
     budget = _budget(load(profile), tenant, kind, subject, per, nano_of(usd))
     with opened(load(profile)) as books:
-        books.reservations.set_budget(budget)
+        books.budgets.put(budget)
     console.print(f"{kind} {subject}: ${budget.limit / NANO:.9g} ({per})", markup=False)
 
 
@@ -112,7 +112,7 @@ def budgets_remove(
     """Take a budget away. Exit status 1 when there was none."""
     budget = _budget(load(profile), tenant, kind, subject, per, 0)
     with opened(load(profile)) as books:
-        if not books.reservations.remove_budget(budget):
+        if not books.budgets.remove(budget):
             raise typer.Exit(1)
 
 
@@ -121,7 +121,7 @@ def budgets_list(tenant: str | None = TENANT, profile: str | None = PROFILE) -> 
     """All budgets, or a tenant's."""
     table = Table("tenant", "kind", "subject", "per", "usd", box=None)
     with opened(load(profile)) as books:
-        for b in books.reservations.budgets(tenant):
+        for b in books.budgets.all(tenant):
             table.add_row(b.tenant, b.kind, b.subject, b.period, f"{b.limit / NANO:.9g}")
     console.print(table)
 

@@ -16,9 +16,9 @@ from cluster.settings import AccountsSection, GatewaySection
 from serve import admission as module
 from serve import doorkeeper, keys
 from serve.books import Books
+from serve.budget_table import Budget
 from serve.budgets import NANO, Limits
 from serve.keys import Keyring
-from serve.reservations import Budget
 from tests.gateways import HELLO, FakeEngine, Stack, eventually, refusing, serving
 
 CENT = NANO // 100
@@ -58,7 +58,7 @@ class Bank:
         return made.account, full
 
     def allow(self, kind: Any, subject: str, nano: int, tenant: str = "acme") -> None:
-        self.books.reservations.set_budget(Budget(tenant, kind, subject, "total", nano))
+        self.books.budgets.put(Budget(tenant, kind, subject, "total", nano))
 
     def spent(self) -> int:
         return self.books.ledger.sums()[0].price_nano

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.errors import InvalidInput, NotFound, Unauthorized
 from serve.accounts import Accounts
+from serve.budget_table import Budget, BudgetTable
 from serve.budgets import (
     EVERY,
     NANO,
@@ -25,7 +26,7 @@ from serve.budgets import (
 )
 from serve.keys import Forbidden, Keyring, matched
 from serve.ledger import Ledger, Used
-from serve.reservations import Budget, Reservations
+from serve.reservations import Reservations
 from tests.databases import server, url  # noqa: F401
 from tests.fakes import FakeClock
 
@@ -55,7 +56,7 @@ def used(cost: int, **fields: object) -> Used:
 
 
 def budget(held: Reservations, kind: Kind, subject: str, period: Period, cents: int) -> None:
-    held.set_budget(Budget("acme", kind, subject, period, cents * CENT))
+    BudgetTable(held._accounts).put(Budget("acme", kind, subject, period, cents * CENT))
 
 
 def reserve(held: Reservations, id: str, cents: int, caller: Caller = ANNA) -> None:
@@ -146,8 +147,8 @@ def test_budget_that_is_set_late_counts_what_was_spent_before(held: Reservations
     reserve(held, "b", 3)
     budget(held, "key", "key-a", "day", 20)
     reserve(held, "c", 10)
-    assert held.remove_budget(Budget("acme", "key", "key-a", "day", 0))
-    assert not held.remove_budget(Budget("acme", "key", "key-a", "day", 0))
+    assert BudgetTable(held._accounts).remove(Budget("acme", "key", "key-a", "day", 0))
+    assert not BudgetTable(held._accounts).remove(Budget("acme", "key", "key-a", "day", 0))
     reserve(held, "d", 1_000)
 
 
@@ -205,7 +206,7 @@ def test_many_writers_never_exceed_and_use_it_up(
     clock: FakeClock,
 ) -> None:
     own = Accounts(url, tmp_path)
-    Reservations(own, clock).set_budget(Budget("acme", "key", "key-a", "total", NANO))
+    BudgetTable(own).put(Budget("acme", "key", "key-a", "total", NANO))
 
     def work(seed: int) -> None:
         chance, mine = Random(seed), Accounts(url, tmp_path)
