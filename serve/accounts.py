@@ -82,6 +82,15 @@ class Accounts:
             finally:
                 self._mine.connection = None
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Like `transaction`, for looking only: it keeps nobody waiting."""
+        if (open_one := getattr(self._mine, "connection", None)) is not None:
+            yield open_one
+            return
+        with self._database.reading() as connection:
+            yield connection
+
     def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
         """Do all of `work` in one transaction; each one's result, or the error that it raised
         before it wrote anything. What the database raises undoes all of it."""

@@ -39,7 +39,7 @@ class BudgetTable:
 
     def limited(self, tenant: str) -> bool:
         """Whether this tenant has any budget."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             query = text("SELECT 1 FROM budgets WHERE tenant = :tenant LIMIT 1")
             return connection.execute(query, {"tenant": tenant}).first() is not None
 
@@ -68,7 +68,7 @@ class BudgetTable:
 
     def all(self, tenant: str | None = None) -> list[Budget]:
         """All budgets, or a tenant's."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             rows = connection.execute(
                 text("SELECT tenant, kind, subject, period, limit_nano FROM budgets"
                      " ORDER BY tenant, kind, subject, period")

@@ -173,21 +173,21 @@ class Keyring:
 
     def find(self, id: str) -> ApiKey | None:
         """The key with this id, however it stands with it."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             query = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = :id")
             row = connection.execute(query, {"id": id}).mappings().first()
         return None if row is None else _key(row)
 
     def all(self, tenant: str | None = None) -> list[ApiKey]:
         """Every key, or a tenant's, the newest last."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             query = text(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")
             keys = [_key(row) for row in connection.execute(query).mappings()]
         return [key for key in keys if tenant in {None, key.tenant}]
 
     def any(self) -> bool:
         """Whether there was ever a key: then nobody gets in without one."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             return connection.execute(text("SELECT 1 FROM api_keys LIMIT 1")).first() is not None
 
 

@@ -119,7 +119,7 @@ class Ledger:
             f" ORDER BY SUM(price_nano) DESC, COUNT(*) DESC LIMIT :limit"
         )
         given = {**only, "since": since, "until": until, "limit": limit}
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             rows = connection.execute(query, given).all()
         return [_sum(by, tuple(row)) for row in rows]
 

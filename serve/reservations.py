@@ -124,7 +124,7 @@ class Reservations:
 
     def balances(self, caller: Caller) -> list[Balance]:
         """The budgets that hold for a caller, as they stand."""
-        with self._accounts.transaction() as connection:
+        with self._accounts.reading() as connection:
             return self._balances(connection, caller, self._clock.now())
 
     def _balances(self, connection: Connection, caller: Caller, now: float) -> list[Balance]:

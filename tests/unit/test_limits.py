@@ -276,3 +276,29 @@ async def test_limits_that_cannot_be_looked_up_are_not_passed(
     assert (status, code) == (503, "unavailable")
     assert "retry-after" in headers
     assert bank.stack.small.seen == []
+
+
+class Clerk:
+    """An office without runs; `asked` is what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def ask(self, method: str, *args: Any, timeout_s: float = 5.0) -> Any:
+        self.asked.append((method, *args))
+        return b"" if method == "metrics" else []
+
+
+async def test_runs_and_agents_are_those_of_the_keys_tenant(tmp_path: Path) -> None:
+    clerk = Clerk()
+    books = Books(AccountsSection(), tmp_path, SystemClock(), SystemIds())
+    async with serving(GatewaySection(), books=books, office=clerk, tenant="house") as stack:
+        bank = Bank(stack, books)
+        assert (await bank.get("/v1/runs"))[0] == 200
+        _, key = bank.key(scopes=("agents",), tenant="acme")
+        assert (await bank.get("/v1/runs", key))[0] == 200
+        assert (await bank.get("/v1/agents", key))[0] == 200
+    await books.close()
+    assert [call[:2] for call in clerk.asked] == [
+        ("list_runs", "house"), ("list_runs", "acme"), ("list_agents", "acme"),
+    ]  # fmt: skip
