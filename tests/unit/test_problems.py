@@ -15,7 +15,7 @@ from cluster.errors import (
     Unauthorized,
     Unavailable,
 )
-from serve.gateway import TooLarge
+from serve.door import TooLarge
 from serve.problems import Refused, engine_problem, problem_of
 from serve.schemas import MAX_DEPTH, ChatRequest, parse_body, read
 
