@@ -6,14 +6,19 @@ in one place.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import openai
 
 from agents.workflows.prompts import Message
 from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
+
+on_behalf: ContextVar[Mapping[str, str]] = ContextVar("on_behalf", default=MappingProxyType({}))
+"""For whom this task works: `tenant`, `agent`, `run`, `workflow`. The gateway bills by them."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class HttpChat:
                     temperature=temperature,
                     seed=seed,
                     timeout=timeout_s,
-                    extra_headers={"x-request-id": request_id},
+                    extra_headers={"x-request-id": request_id, **_billed()},
                     **body,
                 )
         except (TimeoutError, openai.APITimeoutError):
@@ -118,6 +123,10 @@ class HttpChat:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _billed() -> dict[str, str]:
+    return {f"x-mainspring-{what}": name for what, name in on_behalf.get().items()}
 
 
 def _ours(model: str, timeout_s: float, error: openai.APIStatusError) -> Exception:

@@ -6,12 +6,11 @@ arrives is collected for the next one; nobody waits for company.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from agents.journal import Journal
 from cluster.errors import Overloaded
 
 T = TypeVar("T")
@@ -20,13 +19,18 @@ MAX_WAITING: Final = 10_000
 _MAX_GROUP: Final = 256
 
 
-class Commits:
-    """The one way to a journal from an event loop. Its work is done in the order of asking, by one
-    thread: commits take turns anyway, and the loop stays free."""
+class Together(Protocol):
+    def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Do all of `work` in one transaction; each one's result, or the error that it raised."""
 
-    def __init__(self, journal: Journal) -> None:
+
+class Commits:
+    """The one way to a journal, or to the accounts, from an event loop. Its work is done in the
+    order of asking, by one thread: commits take turns anyway, and the loop stays free."""
+
+    def __init__(self, journal: Together) -> None:
         self._journal = journal
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commits")
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._writing: asyncio.Task[None] | None = None
 

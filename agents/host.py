@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import ray
 
+from agents.chat import on_behalf
 from agents.events import WaitBegun
 from agents.links import Link
 from agents.specs import AgentSpec
@@ -120,10 +121,13 @@ class AgentHost:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             agent = await self.agent(owner, *key)
+            billed = on_behalf.set(_payer(run))
             try:
                 await workflow(Turn(run, epoch, agent, office, self._clock, spec))
             except Suspended:
                 return
+            finally:
+                on_behalf.reset(billed)
             self._agents[key] = agent.after(await office.run(run.run_id))
 
     async def agent(self, owner: str, tenant: str, agent: str) -> AgentState:
@@ -147,3 +151,9 @@ class AgentHost:
             if len(self._agents) <= _MAX_AGENTS and self._asked[key] > since:
                 return
             del self._agents[key], self._asked[key]
+
+
+def _payer(run: RunState) -> dict[str, str]:
+    return {
+        "tenant": run.tenant, "agent": run.agent, "run": run.run_id, "workflow": run.workflow,
+    }  # fmt: skip

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from cluster.errors import ConfigError, DataError, Unavailable
+
+_READING = "mainspring_reading"
 
 
 class Database:
@@ -40,8 +42,20 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A transaction that commits when the block ends and rolls back when it raises.
         Unavailable when the database does not answer, is full, or stays locked."""
+        with self._begun(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only looks: it keeps no writer waiting, and waits for none. Raises as
+        `transaction` does."""
+        with self._begun(self._engine.execution_options(**{_READING: True})) as connection:
+            yield connection
+
+    @contextmanager
+    def _begun(self, engine: Engine) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 yield connection
         except DBAPIError as error:
             raise Unavailable(f"database {self._shown}", str(error.orig)) from error
@@ -151,4 +165,5 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     # IMMEDIATE: a reader that turns writer half-way would otherwise fail instead of waiting.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(_READING)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

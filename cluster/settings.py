@@ -50,7 +50,9 @@ class GatewaySection(Section):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     api_key_sha256: tuple[str, ...] = Field(
-        (), description="hex SHA-256 of each accepted key; empty means no keys, loopback only"
+        (),
+        description="hex SHA-256 of the first administrators' keys, for whom nothing is closed; "
+        "`mainspring keys` makes all others",
     )
     haproxy: bool = True
     haproxy_stats_port: int = Field(8404, ge=1, le=65535)
@@ -141,6 +143,16 @@ class JournalSection(Section):
     url: str = "sqlite:///journal.db"
 
 
+class AccountsSection(Section):
+    """Keys, budgets and the ledger. `sqlite:///accounts.db` lies below `data_dir`; gateways on
+    several machines share one PostgreSQL."""
+
+    url: str = "sqlite:///accounts.db"
+    lease_margin_s: float = Field(
+        10.0, gt=0, description="what a killed gateway reserved is free so long after its deadline"
+    )
+
+
 class AgentsSection(Section):
     """The agent host, the orchestrator and their limits."""
 
@@ -187,6 +199,7 @@ class Settings(BaseSettings):
     encoder: EncoderSection = EncoderSection()
     memory: MemorySection = MemorySection()
     journal: JournalSection = JournalSection()
+    accounts: AccountsSection = AccountsSection()
     agents: AgentsSection = AgentsSection()
     support: SupportSection = SupportSection()
 

@@ -7,7 +7,6 @@ them an `import vllm`) side by side, and reports each phase as it goes.
 import asyncio
 import contextlib
 import functools
-import hashlib
 import io
 import logging
 import time
@@ -31,7 +30,7 @@ from agents.policy import Policy
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start
-from cluster.settings import GatewaySection, Settings, infra_path
+from cluster.settings import Settings, infra_path
 from memory.service import Memory
 from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
@@ -124,25 +123,19 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
     remembered = Named((MEMORY,), "memory")
     gateway = gateway_application(
-        _with_own_key(settings.gateway, secret),
+        settings.gateway,
         settings.models,
         directory=DIRECTORY,
         secret=secret,
         encoder=(ENCODER, ENCODER),
         office=Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator"),
         tenant=settings.tenant,
-        extra_routes=(functools.partial(memory_routes, remembered, settings.tenant),),
+        extra_routes=(functools.partial(memory_routes, remembered),),
+        accounts=settings.accounts,
+        data_dir=settings.data_dir.resolve(),
     )
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)
-
-
-def _with_own_key(section: GatewaySection, secret: str) -> GatewaySection:
-    """Where keys are asked for, our own agents have one too."""
-    if not section.api_key_sha256:
-        return section
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    return section.model_copy(update={"api_key_sha256": (*section.api_key_sha256, digest)})
 
 
 def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:

@@ -1,15 +1,15 @@
-"""What every request passes before the app has it: its id, its key, its size; and what becomes of
-errors that nobody answered."""
+"""What every request passes first: its id, its key and what that may do, its size; and what becomes
+of errors."""
 
-import hashlib
-import hmac
 import re
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from cluster.errors import MainspringError, Unauthorized
+from cluster.errors import MainspringError
 from cluster.ids import Ids
 from cluster.telemetry import logger, request_id
+from serve.callers import PRINCIPAL
+from serve.doorkeeper import Doorkeeper
 from serve.problems import INTERNAL, Problem, problem_of
 from serve.routes.openai import ClientGone
 
@@ -23,24 +23,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS: Final = frozenset({"/healthz"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class Keys:
-    """The accepted API keys, known by their SHA-256 only. No keys: everybody is let in, which
-    the settings allow on loopback only."""
-
-    def __init__(self, digests: Sequence[str]) -> None:
-        self._digests = tuple(digests)
-
-    def admit(self, authorization: str) -> None:
-        """Raises Unauthorized unless the header holds an accepted key."""
-        if not self._digests:
-            return
-        scheme, _, key = authorization.partition(" ")
-        digest = hashlib.sha256(key.strip().encode()).hexdigest()
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != "bearer" or not any(found):
-            raise Unauthorized
 
 
 class TooLarge(MainspringError):
@@ -58,12 +40,12 @@ class TooLarge(MainspringError):
 
 
 class Door:
-    """What every request passes first: its id, its key, its size; and what becomes of errors."""
+    """See above."""
 
     def __init__(
-        self, app: App, keys: Keys, max_body_bytes: int, ids: Ids, names_answers: bool
+        self, app: App, keeper: Doorkeeper, max_body_bytes: int, ids: Ids, names_answers: bool
     ) -> None:
-        self._app, self._keys, self._max, self._ids = app, keys, max_body_bytes, ids
+        self._app, self._keeper, self._max, self._ids = app, keeper, max_body_bytes, ids
         self._names_answers = names_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +59,7 @@ class Door:
         token = request_id.set(name)
         reply = _Reply(send, name if self._names_answers else None)
         try:
-            self._check(scope["path"], headers)
+            await self._check(scope, headers)
             await self._app(scope, self._bounded(receive), reply)
         except ClientGone:
             pass  # nobody is there to answer
@@ -90,9 +72,11 @@ class Door:
         finally:
             request_id.reset(token)
 
-    def _check(self, path: str, headers: dict[bytes, str]) -> None:
-        if path not in OPEN_PATHS:
-            self._keys.admit(headers.get(b"authorization", ""))
+    async def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        if scope["path"] not in OPEN_PATHS:
+            who = await self._keeper.admit(headers.get(b"authorization", ""))
+            who.require(scope["path"])
+            scope[PRINCIPAL] = who
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length) > self._max:
             raise TooLarge(self._max)

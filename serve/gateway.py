@@ -1,12 +1,12 @@
 """The one address: an ASGI app behind Ray Serve that admits, routes, passes on and meters.
 
-Covered here: health, readiness and metrics; at its door (serve/door.py): request ids, keys, the
-size of bodies, the shape of every error. Not covered: what a key may do (all keys are equal) and
-how much it may spend.
+Here it is put together, with health, readiness and metrics. `door.py` tells who comes and turns
+away who may not; `admission.py` holds the limits; `router.py` finds an engine.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -15,17 +15,22 @@ from starlette.responses import JSONResponse, Response
 
 from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Clock, Ids, SystemClock, SystemIds
-from cluster.settings import GatewaySection, ModelSection
+from cluster.settings import AccountsSection, GatewaySection, ModelSection
 from cluster.telemetry import logger
+from serve.admission import Admission
+from serve.books import Books
 from serve.catalog import Catalog
 from serve.directory import LEASE_S, Replica, find_directory
-from serve.door import Door, Keys
+from serve.door import Door
+from serve.doorkeeper import Doorkeeper
+from serve.keys import digest_of
 from serve.metering import Meter
 from serve.problems import Problem, install
 from serve.router import Router
 from serve.routes.agents import AgentRoutes
 from serve.routes.openai import Embed, OpenAIRoutes
 from serve.routes.runs import Office, RunRoutes
+from serve.routes.usage import UsageRoutes
 from serve.workplace import WORKFLOWS
 
 log = logger("gateway")
@@ -67,30 +72,41 @@ def build_app(
     embed: Embed | None = None,
     office: Office | None = None,
     tenant: str = "default",
+    books: Books | None = None,
+    own_key: str | None = None,
     extra_routes: Sequence[Callable[[], APIRouter]] = (),
     clock: Clock | None = None,
     ids: Ids | None = None,
     names_answers: bool = True,
 ) -> FastAPI:
-    """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents.
+    """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
+    `books` no keys but those of the settings, no limits and no ledger.
 
-    `names_answers` puts `x-request-id` on every answer; behind Serve that is done already."""
+    `tenant` is whose the settings' keys are, and who needs none on loopback; `own_key` is the
+    stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
+    already."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     app = FastAPI(title="Mainspring", openapi_url=None)
     install(app)
-    keys = Keys(section.api_key_sha256)
+    own = None if own_key is None else digest_of(own_key)
+    keyring = None if books is None else books.keyring
+    keeper = Doorkeeper(tenant, section.api_key_sha256, keyring, clock, own)
     app.add_middleware(
         Door,
-        keys=keys,
+        keeper=keeper,
         max_body_bytes=section.max_body_bytes,
         ids=ids,
         names_answers=names_answers,
     )
-    openai = OpenAIRoutes(catalog, router, meter, clock, section.request_timeout_s, embed)
+    admission = Admission(None, clock, ids) if books is None else books.admission
+    timeout_s = section.request_timeout_s
+    openai = OpenAIRoutes(catalog, router, meter, clock, timeout_s, embed, admission)
     app.include_router(openai.routes())
+    if books is not None:
+        app.include_router(UsageRoutes(books.ledger).routes())
     if office is not None:
-        runs = RunRoutes(office, tenant, WORKFLOWS, clock, ids)
-        agents = AgentRoutes(office, runs, tenant, ids, section.request_timeout_s)
+        runs = RunRoutes(office, WORKFLOWS, clock, ids)
+        agents = AgentRoutes(office, runs, ids, timeout_s)
         for routes in (runs, agents):
             app.include_router(routes.routes())
     for more in extra_routes:
@@ -154,11 +170,14 @@ class Gateway:
         encoder: tuple[str, str] | None,
         office: Office | None,
         tenant: str,
+        accounts: AccountsSection,
+        data_dir: Path,
         extra_routes: Sequence[Callable[[], APIRouter]],
     ) -> None:
         self._section, self._catalog, self._secret = section, Catalog(models), secret
         self._directory, self._encoder, self._extra_routes = directory, encoder, extra_routes
         self._office, self._tenant = office, tenant
+        self._books = Books(accounts, data_dir, SystemClock(), SystemIds())
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -176,6 +195,8 @@ class Gateway:
             embed=embed,
             office=self._office,
             tenant=self._tenant,
+            books=self._books,
+            own_key=self._secret,
             extra_routes=self._extra_routes,
             names_answers=False,
         )
@@ -184,6 +205,7 @@ class Gateway:
         """Called by Serve once the replica has drained."""
         self._watch.stop()
         await self._router.close()
+        await self._books.close()
 
 
 def gateway_application(
@@ -192,6 +214,8 @@ def gateway_application(
     *,
     directory: str,
     secret: str,
+    accounts: AccountsSection,
+    data_dir: Path,
     encoder: tuple[str, str] | None = None,
     office: Office | None = None,
     tenant: str = "default",
@@ -200,8 +224,8 @@ def gateway_application(
     """The gateway as a Serve application for the route `/`.
 
     `encoder` is (deployment, application) of an encoder with `embed(list[str])`; `office` reaches
-    the orchestrator, whose runs are those of `tenant`; `extra_routes` are called in the replica
-    and must pickle.
+    the orchestrators; `tenant` is the settings' own; `data_dir`, absolute, is where a SQLite file
+    of the `accounts` lies; `extra_routes` are called in the replica and must pickle.
     """
     deployment = ray_serve.deployment(
         ray_serve.ingress()(Gateway),
@@ -211,7 +235,16 @@ def gateway_application(
         ray_actor_options={"num_cpus": 0.1},
     )
     return deployment.bind(
-        section, models, directory, secret, encoder, office, tenant, tuple(extra_routes)
+        section,
+        models,
+        directory,
+        secret,
+        encoder,
+        office,
+        tenant,
+        accounts,
+        data_dir,
+        tuple(extra_routes),
     )
 
 

@@ -22,6 +22,7 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
+    cached_tokens: int = 0
 
 
 def usage_of(answer: Mapping[str, Any]) -> Usage:
@@ -29,7 +30,13 @@ def usage_of(answer: Mapping[str, Any]) -> Usage:
     usage = answer.get("usage")
     if not isinstance(usage, Mapping):
         return Usage()
-    return Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
+    return Usage(
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+        cached_tokens=int(cached or 0),
+    )
 
 
 def usage_in(body: bytes) -> Usage:
@@ -59,10 +66,17 @@ class StreamMeter:
         self._rest = b""
         self._events = 0
         self._usage: Usage | None = None
+        self._counted = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether the engine has told the usage of the whole: only the stream's end is to come."""
+        return self._counted
 
     @property
     def usage(self) -> Usage:
-        """Counted by the engine, or, when the stream broke off, the events seen as an estimate."""
+        """Counted by the engine, or, when the stream broke off, the events seen as an estimate; its
+        prompt is not known here."""
         return self._usage or Usage(0, max(0, self._events - 1), estimated=True)
 
     def feed(self, data: bytes) -> bytes:
@@ -96,6 +110,7 @@ class StreamMeter:
         self._usage = used
         if chunk.get("choices"):
             return event
+        self._counted = True
         if not self._wants_usage:
             return b""
         cost = cost_usd(self._model, used.prompt_tokens, used.completion_tokens)

@@ -50,11 +50,13 @@ class Call:
     deadline: float
     affinity: str = ""
     wants_usage: bool = False
+    body_bytes: int = 0
 
 
 @dataclass
 class Answer:
-    """An engine's accepted answer. A stream's bytes come from `Router.stream`; else `body`."""
+    """An engine's accepted answer. A stream's bytes come from `Router.stream`; else `body`. Once it
+    is released, `status`, `usage` and the seconds in the engine say what became of it."""
 
     model: ModelSection
     replica: Replica
@@ -65,6 +67,10 @@ class Answer:
     body: bytes = b""
     first: bytes = b""
     released: bool = field(default=False)
+    first_byte: float = 0.0
+    status: int = 0
+    engine_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
 
 
 class Router:
@@ -144,14 +150,15 @@ class Router:
 
     def release(self, answer: Answer, status: int, usage: Usage) -> float:
         """End a request once: frees its place, closes what is still open (which makes the engine
-        stop), books what it used. Returns its cost in USD; 0 the second time."""
+        stop), meters what it used. Returns its cost in USD; 0 the second time."""
         if answer.released:
             return 0.0
         answer.released = True
         answer.response.close()
         self._leave(answer.model.id, answer.replica.id)
-        engine_seconds = self._clock.monotonic() - answer.sent
-        return self._meter.done(answer.model.id, status, usage, engine_seconds)
+        answer.status, answer.usage = status, usage
+        answer.engine_s = self._clock.monotonic() - answer.sent
+        return self._meter.done(answer.model.id, status, usage, answer.engine_s)
 
     async def probe(self, name: str, timeout_s: float = 20.0) -> str | None:
         """Have a model generate one token. None when it did, else what is missing."""
@@ -230,7 +237,8 @@ class Router:
         except BaseException:
             response.close()
             raise
-        self._meter.first_byte(answer.model.id, self._clock.monotonic() - answer.call.arrived)
+        answer.first_byte = self._clock.monotonic()
+        self._meter.first_byte(answer.model.id, answer.first_byte - answer.call.arrived)
         return answer
 
     def _refuse(self, model: ModelSection, status: int, body: bytes) -> None:

@@ -12,6 +12,7 @@ from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
 from cluster.errors import InvalidInput
 from cluster.ids import Ids
+from serve.callers import tenant_of
 from serve.routes.runs import (
     Office,
     RunRoutes,
@@ -46,10 +47,8 @@ class AgentFork(Body):
 class AgentRoutes:
     """The handlers. `wait_s` bounds how long a message's answer is waited for."""
 
-    def __init__(
-        self, office: Office, runs: RunRoutes, tenant: str, ids: Ids, wait_s: float
-    ) -> None:
-        self._office, self._runs, self._tenant = office, runs, tenant
+    def __init__(self, office: Office, runs: RunRoutes, ids: Ids, wait_s: float) -> None:
+        self._office, self._runs = office, runs
         self._ids, self._wait_s = ids, wait_s
 
     def routes(self) -> APIRouter:
@@ -69,20 +68,20 @@ class AgentRoutes:
         """POST /v1/agents: an AgentSpec; its id and its workflow may be left to us"""
         spec = self._spec({"workflow": CONVERSATION} | parse_body(await http.body()))
         self._runs.require_workflow(spec.workflow)
-        row = await self._office.ask("define_agent", self._tenant, spec)
+        row = await self._office.ask("define_agent", tenant_of(http), spec)
         return JSONResponse(_agent_body(row), status_code=201)
 
-    async def listed(self, after: str = "", limit: int = 20) -> Response:
+    async def listed(self, http: Request, after: str = "", limit: int = 20) -> Response:
         """GET /v1/agents: by id"""
         require_listable(limit)
-        rows = await self._office.ask("list_agents", self._tenant, after, limit + 1)
+        rows = await self._office.ask("list_agents", tenant_of(http), after, limit + 1)
         data = [_agent_body(row) for row in rows[:limit]]
         return JSONResponse({"object": "list", "data": data, "has_more": len(rows) > limit})
 
-    async def one(self, agent: str) -> Response:
+    async def one(self, http: Request, agent: str) -> Response:
         """GET /v1/agents/{agent}"""
-        row = await self._office.ask("find_agent", self._tenant, agent)
-        state = await self._office.ask("agent", self._tenant, agent)
+        row = await self._office.ask("find_agent", tenant_of(http), agent)
+        state = await self._office.ask("agent", tenant_of(http), agent)
         return JSONResponse(_agent_body(row) | _state_body(state))
 
     async def message(self, http: Request, agent: str) -> Response:
@@ -93,7 +92,7 @@ class AgentRoutes:
         said = {"message": asked.content} if asked.content is not None else {}
         key = idempotency_key(http, self._ids)
         run = await self._office.ask(
-            "message", self._tenant, agent, f"message:{agent}:{key}", {**asked.input, **said}
+            "message", tenant_of(http), agent, f"message:{agent}:{key}", {**asked.input, **said}
         )
         if asked.stream:
             return stream(self._streamed(run))
@@ -101,26 +100,26 @@ class AgentRoutes:
         state = ended[0] if ended else await self._office.ask("read", run)
         return JSONResponse(_answer(state), status_code=200 if ended else 202)
 
-    async def stop(self, agent: str) -> Response:
+    async def stop(self, http: Request, agent: str) -> Response:
         """POST /v1/agents/{agent}/stop"""
-        cancelled = await self._office.ask("stop_agent", self._tenant, agent, "api")
-        row = await self._office.ask("find_agent", self._tenant, agent)
+        cancelled = await self._office.ask("stop_agent", tenant_of(http), agent, "api")
+        row = await self._office.ask("find_agent", tenant_of(http), agent)
         return JSONResponse(_agent_body(row) | {"cancelled_runs": cancelled})
 
     async def fork(self, http: Request, agent: str) -> Response:
         """POST /v1/agents/{agent}/fork"""
         asked = read(AgentFork, parse_body(await http.body()))
-        row = await self._office.ask("find_agent", self._tenant, agent)
+        row = await self._office.ask("find_agent", tenant_of(http), agent)
         spec = self._spec(row.spec.model_dump() | {"id": asked.id})
         made = await self._office.ask(
-            "fork_agent", self._tenant, agent, spec, asked.run, asked.after
+            "fork_agent", tenant_of(http), agent, spec, asked.run, asked.after
         )
         return JSONResponse(_agent_body(made), status_code=201)
 
-    async def replay(self, agent: str) -> Response:
+    async def replay(self, http: Request, agent: str) -> Response:
         """GET /v1/agents/{agent}/replay: the state, folded again from its runs' events"""
-        await self._office.ask("find_agent", self._tenant, agent)
-        state, events, same = await self._office.ask("replay", self._tenant, agent)
+        await self._office.ask("find_agent", tenant_of(http), agent)
+        state, events, same = await self._office.ask("replay", tenant_of(http), agent)
         body = {"id": agent, "object": "agent.replay", "events": events, "same": same}
         return JSONResponse(body | _state_body(state))
 

@@ -16,6 +16,7 @@ from cluster.ids import Clock, SystemClock
 from memory.log import Note
 from memory.records import Hit, Origin, Query, Record
 from memory.retention import Erasure
+from serve.callers import tenant_of
 from serve.routes.runs import Office, require_listable
 from serve.schemas import Body, parse_body, read
 
@@ -92,16 +93,17 @@ class ExportRequest(Body):
     name: str
 
 
-def memory_routes(office: Office, tenant: str, clock: Clock | None = None) -> APIRouter:
-    """The routes to include in the gateway; `office` asks the memory of `tenant`."""
-    return MemoryRoutes(office, tenant, clock or SystemClock()).routes()
+def memory_routes(office: Office, clock: Clock | None = None) -> APIRouter:
+    """The routes to include in the gateway; `office` asks the memory. A key's records are those of
+    its tenant."""
+    return MemoryRoutes(office, clock or SystemClock()).routes()
 
 
 class MemoryRoutes:
     """The handlers."""
 
-    def __init__(self, office: Office, tenant: str, clock: Clock) -> None:
-        self._office, self._tenant, self._clock = office, tenant, clock
+    def __init__(self, office: Office, clock: Clock) -> None:
+        self._office, self._clock = office, clock
 
     def routes(self) -> APIRouter:
         """The routes by path."""
@@ -126,15 +128,15 @@ class MemoryRoutes:
         note = Note(asked.promotion.by, asked.promotion.why) if asked.promotion else None
         if not asked.session and note is None:
             raise InvalidInput("session", "", "a session, or a promotion that says by and why")
-        record = self._record(asked)
+        record = self._record(tenant_of(http), asked)
         added = await self._office.ask("remember", [record], note)
         body = {"id": record.id, "object": "memory.record", "added": bool(added)}
         return JSONResponse(body, status_code=201 if added else 200)
 
-    def _record(self, asked: RememberRequest) -> Record:
+    def _record(self, tenant: str, asked: RememberRequest) -> Record:
         now = self._clock.now()
         return Record(
-            tenant=self._tenant,
+            tenant=tenant,
             kind=asked.kind,
             source=asked.source,
             text=asked.text,
@@ -156,11 +158,11 @@ class MemoryRoutes:
         """POST /v1/memory/search"""
         asked = read(SearchRequest, parse_body(await http.body()))
         fields = asked.model_dump() | {"kinds": tuple(asked.kinds), "tiers": tuple(asked.tiers)}
-        hits = await self._office.ask("recall", Query(tenant=self._tenant, **fields))
+        hits = await self._office.ask("recall", Query(tenant=tenant_of(http), **fields))
         return JSONResponse({"object": "list", "data": [_hit_body(hit) for hit in hits]})
 
     async def listed(
-        self, after: str = "", limit: int = 20, subject: str = "", session: str = "",
+        self, http: Request, after: str = "", limit: int = 20, subject: str = "", session: str = "",
         kind: str = "", tier: str = "",
     ) -> Response:  # fmt: skip
         """GET /v1/memory: by id"""
@@ -168,60 +170,68 @@ class MemoryRoutes:
         if "\x00" in after + subject + session + kind + tier:
             raise InvalidInput("query", "NUL", "texts without NUL characters")
         page = await self._office.ask(
-            "listed", self._tenant, after, limit + 1, subject, session, kind, tier
+            "listed", tenant_of(http), after, limit + 1, subject, session, kind, tier
         )
         data = [_body(record) for record in page[:limit]]
         return JSONResponse({"object": "list", "data": data, "has_more": len(page) > limit})
 
-    async def one(self, id: str) -> Response:
+    async def one(self, http: Request, id: str) -> Response:
         """GET /v1/memory/{id}"""
-        return JSONResponse(_body(await self._office.ask("get", self._tenant, _id(id))))
+        return JSONResponse(_body(await self._office.ask("get", tenant_of(http), _id(id))))
 
     async def update(self, http: Request, id: str) -> Response:
         """PATCH /v1/memory/{id}"""
         asked = read(UpdateRequest, parse_body(await http.body()))
         note = Note(asked.by, asked.why)
-        record = await self._office.ask("update", self._tenant, _id(id), asked.text, note)
+        record = await self._office.ask("update", tenant_of(http), _id(id), asked.text, note)
         return JSONResponse(_body(record))
 
     async def promote(self, http: Request, id: str) -> Response:
         """POST /v1/memory/{id}/promote: whoever holds a key acts for a person"""
         asked = read(Because, parse_body(await http.body()))
-        record = await self._office.ask("promote", self._tenant, _id(id), asked.by, asked.why, True)
+        record = await self._office.ask(
+            "promote", tenant_of(http), _id(id), asked.by, asked.why, True
+        )
         return JSONResponse(_body(record))
 
-    async def history(self, id: str) -> Response:
+    async def history(self, http: Request, id: str) -> Response:
         """GET /v1/memory/{id}/history: the events of a record or of a receipt"""
         if "\x00" in id:
             raise InvalidInput("id", id, "the id of a record or of a receipt")
-        events = await self._office.ask("history", self._tenant, id)
+        events = await self._office.ask("history", tenant_of(http), id)
         return JSONResponse({"object": "list", "data": events})
 
-    async def delete(self, id: str, by: str = "api", why: str = "deleted") -> Response:
+    async def delete(
+        self, http: Request, id: str, by: str = "api", why: str = "deleted"
+    ) -> Response:
         """DELETE /v1/memory/{id}"""
-        await self._office.ask("get", self._tenant, _id(id))
-        return await self._erased((id,), "", by, why)
+        await self._office.ask("get", tenant_of(http), _id(id))
+        return await self._erased(http, (id,), "", by, why)
 
     async def forget(self, http: Request) -> Response:
         """POST /v1/memory/forget"""
         asked = read(ForgetRequest, parse_body(await http.body()))
-        return await self._erased(tuple(map(_id, asked.ids)), asked.subject, asked.by, asked.why)
+        return await self._erased(
+            http, tuple(map(_id, asked.ids)), asked.subject, asked.by, asked.why
+        )
 
-    async def _erased(self, ids: tuple[str, ...], subject: str, by: str, why: str) -> Response:
+    async def _erased(
+        self, http: Request, ids: tuple[str, ...], subject: str, by: str, why: str
+    ) -> Response:
         receipt = await self._office.ask(
-            "forget", self._tenant, ids, subject, by, why, timeout_s=_ERASURE_TIMEOUT_S
+            "forget", tenant_of(http), ids, subject, by, why, timeout_s=_ERASURE_TIMEOUT_S
         )
         return JSONResponse(_receipt_body(receipt))
 
     async def export(self, http: Request) -> Response:
         """POST /v1/memory/export"""
         asked = read(ExportRequest, parse_body(await http.body()))
-        path = await self._office.ask("export", self._tenant, asked.name, timeout_s=120.0)
+        path = await self._office.ask("export", tenant_of(http), asked.name, timeout_s=120.0)
         return JSONResponse({"object": "memory.export", "path": path}, status_code=201)
 
-    async def health(self) -> Response:
+    async def health(self, http: Request) -> Response:
         """GET /v1/memory/health"""
-        health = await self._office.ask("health", self._tenant, timeout_s=60.0)
+        health = await self._office.ask("health", tenant_of(http), timeout_s=60.0)
         return JSONResponse({"object": "memory.health", "good": health.good, **asdict(health)})
 
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import re
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from fastapi import APIRouter, Request
@@ -13,12 +13,17 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.errors import InvalidInput, NotFound
 from cluster.ids import Clock
-from serve.catalog import EMBEDDING_MODEL, Catalog, cost_usd, model_card
+from serve.admission import Admission
+from serve.bill import Bill
+from serve.budgets import Worst, usd_of, worst_case
+from serve.callers import caller_of, principal_of, request_id_of
+from serve.catalog import EMBEDDING_MODEL, Catalog, model_card
+from serve.ledger import Used
 from serve.metering import Meter, usage_in, usd_text
 from serve.problems import Refused
 from serve.router import Answer, Call, Router
 from serve.routing import Route, features_of, route
-from serve.schemas import ChatRequest, EmbeddingRequest, parse_body, read
+from serve.schemas import ChatRequest, EmbeddingRequest, encode, parse_body, read
 
 DIMENSION: Final = 384
 MAX_INPUTS: Final = 2048
@@ -51,8 +56,10 @@ class OpenAIRoutes:
         clock: Clock,
         deadline_s: float,
         embed: Embed | None,
+        admission: Admission,
     ) -> None:
         self._catalog, self._router, self._meter = catalog, router, meter
+        self._admission = admission
         self._clock, self._deadline_s, self._embed = clock, deadline_s, embed
         self._created = int(clock.now())
 
@@ -83,15 +90,20 @@ class OpenAIRoutes:
         self._refuse_too_long(request)
         chosen = route(features, self._catalog, self._router.load())
         call = self._call(http, payload, request, arrived)
-        answer = await unless_gone(http, self._router.send(chosen, call, bool(request.stream)))
+        bill = await self._let_in(http, request, chosen, call)
+        try:
+            answer = await unless_gone(http, self._router.send(chosen, call, bool(request.stream)))
+        except BaseException:
+            bill.release()
+            raise
         headers = self._headers(chosen, answer)
         if request.stream:
-            worst = self._worst_case(request, answer)
-            headers["x-mainspring-cost-max-usd"] = usd_text(worst)
+            worst = self._worst(request, call, (answer.model.id,))
+            headers["x-mainspring-cost-max-usd"] = usd_text(usd_of(worst.nano))
             headers["cache-control"] = "no-cache"
-            return EngineStream(self._router, answer, headers)
-        cost = self._router.release(answer, 200, usage_in(answer.body))
-        headers["x-mainspring-cost-usd"] = usd_text(cost)
+            return EngineStream(self._router, answer, bill, headers)
+        self._router.release(answer, 200, usage_in(answer.body))
+        headers["x-mainspring-cost-usd"] = usd_text(usd_of(await bill.settled(answer)))
         return Response(answer.body, media_type="application/json", headers=headers)
 
     async def embeddings(self, http: Request) -> Response:
@@ -109,15 +121,28 @@ class OpenAIRoutes:
                 raise InvalidInput(f"input[{number}]", text, "a text with a visible character")
         if self._embed is None:
             raise Refused(404, "this gateway has no encoder", "model_not_found", "model")
-        async with asyncio.timeout(self._deadline_s):
-            rows = (await self._embed(texts)).tolist()
+        # Words and marks, an estimate from below: the encoder's tokenizer is not in this process.
+        count = sum(len(_WORD.findall(text)) for text in texts)
+        began = self._clock.monotonic()
+        caller, limits = caller_of(http), principal_of(http).limits
+        hold = await self._admission.enter(caller, limits, Worst(0, count), self._deadline_s)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                rows = (await self._embed(texts)).tolist()
+        except BaseException:
+            self._admission.leave(hold, None)
+            raise
+        spent = self._clock.monotonic() - began
+        used = Used(
+            request_id_of(http), EMBEDDING_MODEL, 200, count, 0, 0, estimated=True, engine_s=spent,
+            route=EMBEDDING_MODEL,
+        )  # fmt: skip
+        self._admission.leave(hold, used)
         as_base64 = request.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": i, "embedding": _packed(row) if as_base64 else row}
             for i, row in enumerate(rows)
         ]
-        # Words and marks, an estimate from below: the encoder's tokenizer is not in this process.
-        count = sum(len(_WORD.findall(text)) for text in texts)
         usage = {"prompt_tokens": count, "total_tokens": count}
         body = {"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage}
         return JSONResponse(body, headers={"x-mainspring-model": EMBEDDING_MODEL})
@@ -125,6 +150,7 @@ class OpenAIRoutes:
     def _call(
         self, http: Request, payload: dict[str, Any], request: ChatRequest, arrived: float
     ) -> Call:
+        body_bytes = len(encode(payload))
         options = request.mainspring
         seconds = self._deadline_s
         if options.deadline_ms is not None:
@@ -138,11 +164,12 @@ class OpenAIRoutes:
         prefix = first[:256] if isinstance(first, str) else ""
         return Call(
             payload=payload,
-            request_id=http.scope.get("mainspring.request_id", ""),
+            request_id=request_id_of(http),
             arrived=arrived,
             deadline=arrived + seconds,
             affinity=options.session or http.headers.get("x-session-id") or prefix,
             wants_usage=wants_usage,
+            body_bytes=body_bytes,
         )
 
     def _refuse_too_long(self, request: ChatRequest) -> None:
@@ -161,26 +188,48 @@ class OpenAIRoutes:
             "x-mainspring-engine-ms": f"{(now - answer.sent) * 1000:.1f}",
         }
 
-    def _worst_case(self, request: ChatRequest, answer: Answer) -> float:
-        """A full context, or the prompt at one token a byte: whichever is less, for the prompt;
-        the limit or a full context for each choice."""
-        model, room = answer.model, answer.model.max_model_len
-        prompt = min(room, len(str(answer.call.payload["messages"]).encode()))
-        return cost_usd(model, prompt, min(request.limit or room, room) * (request.n or 1))
+    async def _let_in(self, http: Request, request: ChatRequest, chosen: Route, call: Call) -> Bill:
+        caller = caller_of(http)
+        worst = self._worst(request, call, chosen.models)
+        left = call.deadline - self._clock.monotonic()
+        limits = principal_of(http).limits
+        hold = await self._admission.enter(caller, limits, worst, max(0.0, left))
+        return Bill(self._admission, hold, request.model, chosen.reason)
+
+    def _worst(self, request: ChatRequest, call: Call, names: Sequence[str]) -> Worst:
+        models = [self._catalog.model(name) for name in names]
+        return worst_case(
+            models, call.body_bytes, request.limit, request.n or 1, bool(request.stream)
+        )
 
 
 class EngineStream(StreamingResponse):
-    """A streamed answer that lets its engine go even when its client left before the first byte."""
+    """A streamed answer that lets its engine go even when its client left before the first byte.
 
-    def __init__(self, router: Router, answer: Answer, headers: dict[str, str]) -> None:
-        super().__init__(router.stream(answer), media_type="text/event-stream", headers=headers)
-        self._router, self._answer = router, answer
+    Its end is sent once it is paid for: a client never has a whole answer that a gateway, killed at
+    that moment, would have given away."""
+
+    def __init__(self, router: Router, answer: Answer, bill: Bill, headers: dict[str, str]) -> None:
+        self._router, self._answer, self._bill = router, answer, bill
+        super().__init__(self._paid(), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._router.release(self._answer, 499, self._answer.meter.usage)
+            self._bill.settle(self._answer)
+
+    async def _paid(self) -> AsyncIterator[bytes]:
+        end: list[bytes] = []
+        async for data in self._router.stream(self._answer):
+            if self._answer.meter.counted:
+                end.append(data)
+            else:
+                yield data
+        await self._bill.settled(self._answer)
+        for data in end:
+            yield data
 
 
 async def unless_gone(http: Request, work: Awaitable[T]) -> T:

@@ -15,6 +15,7 @@ from agents.specs import NAME, ScheduleSpec
 from agents.state import RunState, effect_states
 from cluster.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from cluster.ids import Clock, Ids
+from serve.callers import tenant_of
 from serve.schemas import Body, parse_body, read
 
 HOLD_S: Final = 15.0
@@ -64,12 +65,10 @@ class ForkRequest(Body):
 
 
 class RunRoutes:
-    """The handlers. All runs are those of `tenant`; `workflows` are the names that there are."""
+    """The handlers. Runs are those of the key's tenant; `workflows` are the names there are."""
 
-    def __init__(
-        self, office: Office, tenant: str, workflows: tuple[str, ...], clock: Clock, ids: Ids
-    ) -> None:
-        self._office, self._tenant, self._workflows = office, tenant, workflows
+    def __init__(self, office: Office, workflows: tuple[str, ...], clock: Clock, ids: Ids) -> None:
+        self._office, self._workflows = office, workflows
         self._clock, self._ids = clock, ids
 
     def routes(self) -> APIRouter:
@@ -101,29 +100,35 @@ class RunRoutes:
         deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
         options = RunOptions(priority=asked.priority, deadline_at=deadline, attempts=asked.attempts)
         run = await self._office.ask(
-            "submit", self._tenant, key, asked.workflow, agent, asked.input, options
+            "submit", tenant_of(http), key, asked.workflow, agent, asked.input, options
         )
         return JSONResponse(
-            run_body(await self._own(run)), status_code=202, headers={"location": f"/v1/runs/{run}"}
+            run_body(await self._own(http, run)),
+            status_code=202,
+            headers={"location": f"/v1/runs/{run}"},
         )
 
     async def listed(
-        self, status: str | None = None, agent: str | None = None, limit: int = 20
+        self,
+        http: Request,
+        status: str | None = None,
+        agent: str | None = None,
+        limit: int = 20,
     ) -> Response:
         """GET /v1/runs: the newest first"""
         if status is not None and status not in _STATUSES:
             raise InvalidInput("status", status, f"one of {list(_STATUSES)}")
         require_listable(limit)
-        states = await self._office.ask("list_runs", self._tenant, status, agent, limit)
+        states = await self._office.ask("list_runs", tenant_of(http), status, agent, limit)
         return JSONResponse({"object": "list", "data": [run_body(s) for s in states]})
 
-    async def one(self, run: str) -> Response:
+    async def one(self, http: Request, run: str) -> Response:
         """GET /v1/runs/{run}"""
-        return JSONResponse(run_body(await self._own(run)))
+        return JSONResponse(run_body(await self._own(http, run)))
 
     async def events(self, http: Request, run: str, after: int | None = None) -> Response:
         """GET /v1/runs/{run}/events: server-sent events behind number `after` or Last-Event-ID"""
-        await self._own(run)
+        await self._own(http, run)
         last = http.headers.get("last-event-id", "0")
         if after is None and not last.isdigit():
             raise InvalidInput("last-event-id", last, "the number of an event")
@@ -158,49 +163,49 @@ class RunRoutes:
     async def signal(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/signal"""
         told = read(SignalRequest, parse_body(await http.body()))
-        return await self._act(run, "signal", told.name, told.value, told.by)
+        return await self._act(http, run, "signal", told.name, told.value, told.by)
 
     async def pause(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/pause"""
         told = read(Told, await _optional(http))
-        return await self._act(run, "pause", told.by, told.reason)
+        return await self._act(http, run, "pause", told.by, told.reason)
 
     async def resume(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/resume"""
         told = read(Told, await _optional(http))
-        return await self._act(run, "resume", told.by)
+        return await self._act(http, run, "resume", told.by)
 
     async def cancel(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/cancel"""
         told = read(CancelRequest, await _optional(http))
-        return await self._act(run, "cancel", told.by, told.reason, told.undo)
+        return await self._act(http, run, "cancel", told.by, told.reason, told.undo)
 
     async def retry(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/retry"""
         told = read(Told, await _optional(http))
-        return await self._act(run, "retry", told.by)
+        return await self._act(http, run, "retry", told.by)
 
     async def fork(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/fork"""
         asked = read(ForkRequest, parse_body(await http.body()))
         key = idempotency_key(http, self._ids)
-        return await self._act(run, "fork", asked.after, f"fork:{run}:{key}")
+        return await self._act(http, run, "fork", asked.after, f"fork:{run}:{key}")
 
     async def schedule(self, http: Request) -> Response:
         """POST /v1/schedules"""
         spec = read(ScheduleSpec, parse_body(await http.body()))
         self.require_workflow(spec.workflow)
-        row = await self._office.ask("schedule", self._tenant, spec)
+        row = await self._office.ask("schedule", tenant_of(http), spec)
         return JSONResponse(_schedule_body(row), status_code=201)
 
-    async def schedules(self) -> Response:
+    async def schedules(self, http: Request) -> Response:
         """GET /v1/schedules"""
-        rows = await self._office.ask("schedules", self._tenant)
+        rows = await self._office.ask("schedules", tenant_of(http))
         return JSONResponse({"object": "list", "data": [_schedule_body(r) for r in rows]})
 
-    async def unschedule(self, name: str) -> Response:
+    async def unschedule(self, http: Request, name: str) -> Response:
         """DELETE /v1/schedules/{name}"""
-        await self._office.ask("unschedule", self._tenant, name)
+        await self._office.ask("unschedule", tenant_of(http), name)
         return Response(status_code=204)
 
     def require_workflow(self, name: str) -> None:
@@ -208,17 +213,17 @@ class RunRoutes:
         if name not in self._workflows:
             raise InvalidInput("workflow", name, f"one of {list(self._workflows)}")
 
-    async def _act(self, run: str, method: str, *args: Any) -> Response:
+    async def _act(self, http: Request, run: str, method: str, *args: Any) -> Response:
         """Do it; the run as it is then, or the one that was made of it."""
-        await self._own(run)
+        await self._own(http, run)
         made = await self._office.ask(method, run, *args)
-        touched = await self._own(made or run)
+        touched = await self._own(http, made or run)
         return JSONResponse(run_body(touched), status_code=201 if made else 200)
 
-    async def _own(self, run: str) -> RunState:
+    async def _own(self, http: Request, run: str) -> RunState:
         state: RunState = await self._office.ask("read", run)
         # Another tenant's run looks like none at all.
-        if state.tenant != self._tenant:
+        if state.tenant != tenant_of(http):
             raise NotFound("run", run)
         return state
 

@@ -9,7 +9,7 @@ import httpx2 as httpx  # the one that openai speaks through
 import openai
 import pytest
 
-from agents.chat import HttpChat
+from agents.chat import HttpChat, on_behalf
 from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
 
 Answer = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -156,3 +156,19 @@ async def test_an_answer_without_words_or_bill_is_empty_and_free(
     gateway.answer = bare
     answer = await _ask(chat)
     assert (answer.text, answer.prompt_tokens, answer.cost_usd) == ("", 0, 0.0)
+
+
+async def test_the_gateway_is_told_for_whom_an_agent_works(
+    chat: HttpChat, gateway: Gateway
+) -> None:
+    async def ask() -> None:
+        await chat.complete("routine", MESSAGES, max_tokens=8, timeout_s=5, request_id="r")
+
+    await ask()
+    token = on_behalf.set({"tenant": "acme", "run": "run-1"})
+    await ask()
+    on_behalf.reset(token)
+    before, during = gateway.requests
+    assert "x-mainspring-tenant" not in before.headers
+    assert during.headers["x-mainspring-tenant"] == "acme"
+    assert during.headers["x-mainspring-run"] == "run-1"

@@ -113,3 +113,14 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Database("postgresql+nodriver://u:sesame@h/x", "notes", (ONE,), tmp_path)
     assert "sesame" not in str(caught.value)
+
+
+def test_who_only_reads_waits_for_no_writer(tmp_path: Path) -> None:
+    database = Database("sqlite:///a.db", "a", ["CREATE TABLE t (x INTEGER)"], tmp_path)
+    with database.transaction() as writer:
+        writer.execute(text("INSERT INTO t VALUES (1)"))
+        with database.reading() as reader:
+            assert reader.execute(text("SELECT COUNT(*) FROM t")).scalar() == 0
+    with database.reading() as reader:
+        assert reader.execute(text("SELECT COUNT(*) FROM t")).scalar() == 1
+    database.close()

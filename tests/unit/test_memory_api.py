@@ -52,7 +52,8 @@ async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
         catalog,
         Router(catalog, list, meter, SystemClock(), "s"),
         meter,
-        extra_routes=(partial(memory_routes, DeskOffice(desk), "shop", desk.clock),),
+        tenant="shop",
+        extra_routes=(partial(memory_routes, DeskOffice(desk), desk.clock),),
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -1,0 +1,108 @@
+"""The database behind keys, budgets and the ledger, and its transactions.
+
+Who reserves and who settles take turns, in all processes on one database: SQLite has one writer at
+a time anyway, PostgreSQL takes a lock for the length of a transaction. What many requests want at
+the same time is one transaction (`agents.commits`), so that turns are few.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from cluster.database import Database
+from cluster.errors import MainspringError
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE api_keys (
+        id TEXT PRIMARY KEY, account TEXT NOT NULL, tenant TEXT NOT NULL, name TEXT NOT NULL,
+        digest TEXT NOT NULL, scopes TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
+        expires_at DOUBLE PRECISION, revoked_at DOUBLE PRECISION,
+        requests_per_minute BIGINT, tokens_per_minute BIGINT, max_streams BIGINT);
+    CREATE TABLE budgets (
+        tenant TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, period TEXT NOT NULL,
+        limit_nano BIGINT NOT NULL, PRIMARY KEY (tenant, kind, subject, period));
+    CREATE TABLE balances (
+        tenant TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, period TEXT NOT NULL,
+        since BIGINT NOT NULL, spent_nano BIGINT NOT NULL,
+        PRIMARY KEY (tenant, kind, subject, period));
+    CREATE TABLE reservations (
+        id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key_id TEXT NOT NULL, agent TEXT NOT NULL,
+        run TEXT NOT NULL, nano BIGINT NOT NULL, tokens BIGINT NOT NULL, slot BIGINT NOT NULL,
+        streams INTEGER NOT NULL, until DOUBLE PRECISION NOT NULL);
+    CREATE INDEX reservations_tenant ON reservations (tenant);
+    CREATE INDEX reservations_until ON reservations (until);
+    CREATE TABLE rates (
+        key_id TEXT NOT NULL, slot BIGINT NOT NULL, requests BIGINT NOT NULL,
+        tokens BIGINT NOT NULL, PRIMARY KEY (key_id, slot));
+    CREATE TABLE usage_rows (
+        request_id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, day BIGINT NOT NULL,
+        tenant TEXT NOT NULL, key_id TEXT NOT NULL, agent TEXT NOT NULL, run TEXT NOT NULL,
+        workflow TEXT NOT NULL, model TEXT NOT NULL, status INTEGER NOT NULL,
+        tokens_in BIGINT NOT NULL, tokens_out BIGINT NOT NULL, tokens_cached BIGINT NOT NULL,
+        estimated INTEGER NOT NULL, gateway_s DOUBLE PRECISION NOT NULL,
+        first_s DOUBLE PRECISION NOT NULL, engine_s DOUBLE PRECISION NOT NULL,
+        price_nano BIGINT NOT NULL, unbilled_nano BIGINT NOT NULL,
+        route TEXT NOT NULL, reason TEXT NOT NULL);
+    CREATE INDEX usage_tenant ON usage_rows (tenant, at);
+    CREATE INDEX usage_key ON usage_rows (key_id, at);
+    CREATE INDEX usage_agent ON usage_rows (tenant, agent, at);
+    CREATE INDEX usage_run ON usage_rows (run)
+    """,
+)
+_LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
+
+
+class Accounts:
+    """Transactions on the tables above. Safe to use from several threads."""
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        """See `cluster.database.Database`, also for what it raises."""
+        self._database = Database(url, "accounts", MIGRATIONS, data_dir)
+        self._locks = self._database.url.startswith("postgresql")
+        self._mine = threading.local()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """The transaction that this thread's work belongs to, or a new one. Nobody else reserves or
+        settles during it."""
+        if (open_one := getattr(self._mine, "connection", None)) is not None:
+            yield open_one
+            return
+        with self._database.transaction() as connection:
+            if self._locks:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK})
+            self._mine.connection = connection
+            try:
+                yield connection
+            finally:
+                self._mine.connection = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Like `transaction`, for looking only: it keeps nobody waiting."""
+        if (open_one := getattr(self._mine, "connection", None)) is not None:
+            yield open_one
+            return
+        with self._database.reading() as connection:
+            yield connection
+
+    def together(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Do all of `work` in one transaction; each one's result, or the error that it raised
+        before it wrote anything. What the database raises undoes all of it."""
+        with self.transaction():
+            return [_answer(call) for call in work]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _answer(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except MainspringError as error:
+        return error

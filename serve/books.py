@@ -1,0 +1,33 @@
+"""Keys, limits and the ledger of one process, on one database."""
+
+from pathlib import Path
+
+from cluster.ids import Clock, Ids
+from cluster.settings import AccountsSection
+from serve.accounts import Accounts
+from serve.admission import Admission
+from serve.budget_table import BudgetTable
+from serve.keys import Keyring
+from serve.ledger import Ledger
+from serve.reservations import Reservations
+
+
+class Books:
+    """Opens the database; see `cluster.database.Database` for what that raises."""
+
+    def __init__(self, section: AccountsSection, data_dir: Path, clock: Clock, ids: Ids) -> None:
+        self._accounts = accounts = Accounts(section.url, data_dir)
+        self.keyring = Keyring(accounts, clock)
+        self.budgets = BudgetTable(accounts)
+        self.reservations = Reservations(accounts, clock, section.lease_margin_s)
+        self.admission = Admission(accounts, clock, ids, section.lease_margin_s)
+        self.ledger = Ledger(accounts)
+
+    async def close(self) -> None:
+        """Once everybody who left is settled."""
+        await self.admission.close()
+        self._accounts.close()
+
+    def shut(self) -> None:
+        """For who let nobody in."""
+        self._accounts.close()

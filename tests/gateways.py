@@ -1,0 +1,159 @@
+"""A gateway in front of fake engines that speak vLLM's HTTP on loopback, for tests."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import uvicorn
+from aiohttp import web
+
+from cluster.ids import SystemClock
+from cluster.settings import GatewaySection, ModelSection
+from serve.catalog import Catalog
+from serve.directory import Replica
+from serve.gateway import build_app
+from serve.listener import Listener
+from serve.metering import Meter
+from serve.router import Router
+
+SECRET = "between us"
+HELLO = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+
+
+def _model(name: str, tier: str, room: int = 4) -> ModelSection:
+    return ModelSection.model_validate(
+        {
+            "id": name, "source": "x", "tier": tier, "max_model_len": 1024,
+            "usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0,
+            "max_ongoing_requests": room, "max_queued_requests": 0,
+        }
+    )  # fmt: skip
+
+
+@dataclass
+class FakeEngine:
+    """Answers like vLLM; `behave` may be replaced. Remembers what it was asked."""
+
+    model: str
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    gone: int = 0
+    behave: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]] | None = None
+    url: str = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.seen.append(body)
+        self.headers.append({k.lower(): v for k, v in request.headers.items()})
+        try:
+            if self.behave is not None:
+                return await self.behave(request, body)
+            return await (self.stream(request) if body.get("stream") else self.whole(body))
+        except (asyncio.CancelledError, ConnectionError):
+            self.gone += 1
+            raise
+
+    async def whole(self, body: dict[str, Any]) -> web.StreamResponse:
+        message = {"role": "assistant", "content": f"I am {body['model']}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response({"model": body["model"], "choices": [choice], "usage": USAGE})
+
+    async def stream(
+        self, request: web.Request, tokens: int = 3, pause: float = 0.0, finish: bool = True
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(tokens):
+            chunk = {"choices": [{"index": 0, "delta": {"content": f"t{number}"}}]}
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            await asyncio.sleep(pause)
+        if finish:
+            last = json.dumps({"choices": [], "usage": USAGE}).encode()
+            await response.write(b"data: " + last + b"\n\ndata: [DONE]\n\n")
+            await response.write_eof()
+        elif request.transport is not None:
+            request.transport.close()
+        return response
+
+
+def refusing(status: int, message: str = "no") -> Any:
+    async def behave(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+    return behave
+
+
+@dataclass
+class Stack:
+    """A gateway with its engines and a client; `replicas` is what the directory would list."""
+
+    client: aiohttp.ClientSession
+    url: str
+    small: FakeEngine
+    big: FakeEngine
+    replicas: list[Replica]
+    router: Router
+
+    async def chat(self, **fields: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
+        async with self.client.post(
+            f"{self.url}/v1/chat/completions", json={**HELLO, **fields}
+        ) as response:
+            headers = {k.lower(): v for k, v in response.headers.items()}
+            return response.status, json.loads(await response.read()), headers
+
+    async def events(self, **fields: Any) -> list[str]:
+        body = {**HELLO, "stream": True, **fields}
+        async with self.client.post(f"{self.url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200
+            text = (await response.read()).decode()
+        return [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+
+    def idle(self) -> bool:
+        return all(load.in_work == 0 for load in self.router.load().values())
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", engine.handle)
+    # Without handler_cancellation aiohttp would not tell the fake that its client has gone.
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    engine.url = str(site.name)
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def serving(section: GatewaySection, room: int = 4, **options: Any) -> AsyncIterator[Stack]:
+    async with running(FakeEngine("small")) as small, running(FakeEngine("big")) as big:
+        replicas = [Replica("r1", "small", small.url), Replica("r2", "big", big.url)]
+        catalog = Catalog((_model("big", "planner", room), _model("small", "routine", room)))
+        meter = Meter(catalog)
+        router = Router(catalog, lambda: replicas, meter, SystemClock(), SECRET)
+        app = build_app(section, catalog, router, meter, **options)
+        config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none")
+        server = Listener(config)
+        task = asyncio.create_task(server.serve())
+        await eventually(lambda: server.started)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        async with aiohttp.ClientSession() as client:
+            yield Stack(client, url, small, big, replicas, router)
+        await router.close()
+        server.should_exit = True
+        await task
