@@ -15,6 +15,7 @@ from cluster.errors import DataError, DeadlineExceeded, InvalidInput
 from cluster.objects import Entry
 from memory import tokens
 from memory.chunking import markdown, plain
+from memory.embed import MAX_TOKENS
 from memory.formats.code import code
 from memory.formats.html import html
 from memory.formats.mail import eml, mbox
@@ -63,7 +64,7 @@ def made_pdf(
     if title:
         writer.add_metadata({"/Title": title})
     for number, name in (outline or {}).items():
-        writer.add_outline_item(name, number - 1)
+        writer.add_outline_item(name, page_number=number - 1)
     file = io.BytesIO()
     writer.write(file)
     return file.getvalue()
@@ -318,7 +319,7 @@ def test_no_line_of_code_is_lost() -> None:
 
 MIXED = st.text(
     st.sampled_from("ab .,!?\n\t#<>[]()`*{};:=é한你🎉👩\u200d\u0301\u202eש½İ﷽")
-    | st.characters(exclude_categories=("Cs",), exclude_characters="\x00"),
+    | st.characters(exclude_categories=["Cs"], exclude_characters="\x00"),
     max_size=1500,
 )
 
@@ -329,7 +330,7 @@ def test_the_embedder_reads_every_passage_whole(text: str) -> None:
     for cut in (markdown, plain, html, lambda t: code(t, "a.py"), lambda t: table(t, "t")):
         for number, passage in enumerate(cut(text), 1):
             assert passage.number == number
-            assert tokens.count(passage.text) <= tokens.MAX_TOKENS
+            assert tokens.count(passage.text) <= MAX_TOKENS
             if "\x00" not in passage.text:
                 Record("shop", "doc", f"doc:a#{number}", passage.text, 0.0)
 
