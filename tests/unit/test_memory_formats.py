@@ -64,7 +64,7 @@ def made_pdf(
     if title:
         writer.add_metadata({"/Title": title})
     for number, name in (outline or {}).items():
-        writer.add_outline_item(name, page_number=number - 1)
+        writer.add_outline_item(title=name, page_number=number - 1)
     file = io.BytesIO()
     writer.write(file)
     return file.getvalue()
