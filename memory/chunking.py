@@ -75,10 +75,10 @@ def _sections(text: str) -> Iterator[Section]:
             blocks, places, joins = [], [], False
         elif not line.strip():
             joins = False
-        elif joins and not _ITEM.match(line):
+        elif not (item := _ITEM.match(line)) and joins:
             blocks[-1].append(_clean(line))
         else:
-            blocks.append([_clean(_ITEM.sub("", line, count=1))])
+            blocks.append([_clean(line[item.end() :] if item else line)])
             places.append(number)
             joins = True
     yield Section(titled(titles), _closed(blocks, places))

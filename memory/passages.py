@@ -155,12 +155,11 @@ def _pieces(block: str, room: int, lines: bool) -> Iterator[str]:
 
 
 def _cut(text: str, start: int, room: int) -> int:
-    """Where to end a piece that starts at `start`: at a line's or a word's end in its second
-    half, else at `room` characters, but in the middle of no emoji and no accented letter."""
-    for mark in "\n ":
-        cut = text.rfind(mark, start + room // 2, start + room)
-        if cut > start:
-            return cut
+    """Where to end a piece that starts at `start`: at a word's end in its second half, else at
+    `room` characters, but in the middle of no emoji and no accented letter."""
+    cut = text.rfind(" ", start + room // 2, start + room)
+    if cut > start:
+        return cut
     cut = start + room
     for place in range(cut, max(start, cut - _CLUSTER), -1):
         if not _continues(text, place):
@@ -187,7 +186,17 @@ def _bounded(draft: _Draft) -> Iterator[_Draft]:
         shorter = title[: len(title) // 2] + draft.prefix[-2:]
         yield from _bounded(replace(draft, prefix=shorter))
         return
-    cut = min(_cut(draft.body, 0, len(draft.body) // 2 + 1), len(draft.body) - 1)
-    for part in (draft.body[:cut].rstrip(), draft.body[cut:].strip()):
-        if part:
+    for part in _halved(draft.body):
+        if part.strip():
             yield from _bounded(replace(draft, body=part))
+
+
+def _halved(body: str) -> tuple[str, str]:
+    """At the end of a line where there are lines, else of a word."""
+    middle = len(body) // 2
+    line = body.rfind("\n", 1, middle + 1)
+    line = line if line > 0 else body.find("\n", middle, len(body) - 1)
+    if line > 0:
+        return body[:line], body[line + 1 :]
+    cut = min(_cut(body, 0, middle + 1), len(body) - 1)
+    return body[:cut].rstrip(), body[cut:].strip()

@@ -49,7 +49,9 @@ def mbox(content: bytes) -> list[Passage]:
     """Passages of a mailbox's messages, numbered through. Raises InvalidInput for another file."""
     threads = _Threads()
     marks = list(_FIRST_LINE.finditer(content))
-    if content.strip() and not marks:
+    if not content.strip():
+        return []
+    if not marks:
         raise InvalidInput("mailbox", content[:40], "messages that each start with a 'From ' line")
     ends = [mark.start() for mark in marks[1:]] + [len(content)]
     return renumbered(

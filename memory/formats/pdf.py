@@ -23,6 +23,7 @@ from memory.passages import Block, Passage, Section, packed, valid
 DEADLINE_S: Final = 90.0
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 _EDGE: Final = 2  # lines at a page's top and bottom that may be repeated ones
+_NUMBERING: Final = 20  # characters of a line that only numbers the page
 _REPEATED: Final = 0.6  # of all pages, from three pages on
 _DIGITS: Final = re.compile(r"\d+")
 _HYPHEN: Final = re.compile(r"(?<=[a-z])-$")
@@ -78,8 +79,8 @@ def _lines(text: str) -> list[str]:
 
 
 def _shape(line: str) -> str:
-    """The line with its numbers alike: "Page 3 of 9" is repeated on page 4."""
-    return _DIGITS.sub("0", line)
+    """A short line with its numbers alike: "Page 3 of 9" is repeated on page 4."""
+    return _DIGITS.sub("0", line) if len(line) <= _NUMBERING else line
 
 
 def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:

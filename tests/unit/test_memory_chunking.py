@@ -51,6 +51,22 @@ def test_a_sentence_without_end_is_cut_between_words() -> None:
     assert " ".join(passage.text for passage in passages).split() == words
 
 
+def test_only_the_mark_that_begins_an_item_is_left_out() -> None:
+    text = "# Fees\n\nThe fee - if any - is 30. It is due at once.\n\n- a - b\n1. first\n"
+    assert [p.text for p in markdown(text)] == [
+        "Fees: The fee - if any - is 30. It is due at once. a - b first"
+    ]
+
+
+def test_passages_say_their_heading_their_lines_and_what_stands_beside_them() -> None:
+    first, second = markdown(RETURNS)
+    assert (first.heading, first.span) == ("Returns", "line 6")
+    assert (second.heading, second.span) == ("Returns - Refunds", "lines 10-15")
+    assert second.context == "You can return an item within 30 days. It must be unused."
+    assert first.context == second.text.removeprefix("Returns - Refunds: ")
+    assert [p.span for p in plain("one\ntwo\n\n\nthree\n")] == ["lines 1-2", "line 5"]
+
+
 def test_plain_text_is_cut_at_empty_lines() -> None:
     assert [p.text for p in plain("one\ntwo\n\n\nthree\n")] == ["one two", "three"]
 
