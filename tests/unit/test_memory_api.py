@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.ids import SystemClock
-from cluster.settings import GatewaySection, MemorySection, ModelSection
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import AccountsSection, GatewaySection, MemorySection, ModelSection
+from serve.books import Books
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.metering import Meter
@@ -37,8 +38,8 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.memory.close()
 
 
-@pytest.fixture
-async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+def gateway(desk: Desk, books: Books | None = None) -> httpx.AsyncClient:
+    """A client of the real app over this memory."""
     models = tuple(
         ModelSection.model_validate(
             {"id": t, "source": "x", "tier": t, "usd_per_mtok_in": 1, "usd_per_mtok_out": 1}
@@ -53,10 +54,15 @@ async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
         Router(catalog, list, meter, SystemClock(), "s"),
         meter,
         tenant="shop",
+        books=books,
         extra_routes=(partial(memory_routes, DeskOffice(desk), desk.clock),),
     )
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+@pytest.fixture
+async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway(desk) as client:
         yield client
 
 
@@ -195,3 +201,24 @@ async def test_bad_input_is_a_400_and_keeps_nothing(
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"]
     assert await desk.memory.count("shop") == 0
+
+
+async def test_a_key_reaches_the_memory_of_its_own_tenant_alone(desk: Desk, tmp_path: Path) -> None:
+    books = Books(AccountsSection(), tmp_path, SystemClock(), SystemIds())
+    keys = {t: books.keyring.create(t, "test", scopes=("memory",))[1] for t in ("acme", "other")}
+    _, chatty = books.keyring.create("acme", "test", scopes=("models",))
+    async with gateway(desk, books) as client:
+        client.headers["authorization"] = f"Bearer {keys['acme']}"
+        id = await remembered(client, "the safe opens with 4711", kind="turn")
+        assert (await client.get(f"/v1/memory/{id}")).status_code == 200
+        client.headers["authorization"] = f"Bearer {keys['other']}"
+        found = await client.post("/v1/memory/search", json={"text": "the safe opens with 4711"})
+        assert (found.status_code, found.json()["data"]) == (200, [])
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/promote")):
+            body = None if method != "POST" else BY
+            answer = await client.request(method, f"/v1/memory/{id}{path}", json=body)
+            assert answer.status_code == 404, answer.text
+        client.headers["authorization"] = f"Bearer {chatty}"
+        refused = await client.get(f"/v1/memory/{id}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
+    await books.close()
