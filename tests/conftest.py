@@ -10,15 +10,36 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ours")
 
+TESTS: Final = Path(__file__).parent
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 8_000_000_000
 """Free bytes, so that enough is left for Ray's object store, which lies there too."""
+STACK: Final = "stack"
+NICENESS: Final = 10
 
 if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
     # What pytest makes its folders below, unless somebody chose another place.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is kept together when two processes share the tests: all that use the stack, of which a
+    machine holds one, and the tests of a file, which share what its fixtures start."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(STACK if _on_stack(item) else item.path.stem))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The stack's tests hold deadlines: the process beside them steps back."""
+    if os.environ.get("PYTEST_XDIST_WORKER") and not _on_stack(item) and os.nice(0) < NICENESS:
+        os.nice(NICENESS)
+
+
+def _on_stack(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(TESTS / STACK)
