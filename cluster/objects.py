@@ -1,24 +1,25 @@
-"""Where files lie: a folder of this machine, or a prefix of an S3 bucket through boto3.
+"""Where files lie: a folder of this machine, or a prefix of an S3 bucket (`cluster.s3`).
 
-Covered is what ingestion needs: listing and reading. Nothing here writes.
+A file is written whole or not at all, and read as a stream, so that its size is no matter of
+memory.
 """
 
+import hashlib
+import os
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
-from cluster.errors import ConfigError, InvalidInput, NotFound, Unavailable
+from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
+from cluster.ids import new_secret
 
-_SCHEME: Final = "s3"
-_TIMEOUT_S: Final = 30.0  # to connect, and between two parts of an answer
-_ATTEMPTS: Final = 4
-_REFUSED: Final = frozenset(
-    {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-)
+SCHEME: Final = "s3"
+CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,19 @@ class Objects(Protocol):
         """The file's bytes. Raises NotFound when it is gone, InvalidInput when it has more than
         `most` bytes or can't be opened."""
 
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The file's bytes, a part at a time; raises as `read` does, at the first part."""
+
+    def write(self, name: str, content: BinaryIO, *, new: bool = False) -> str:
+        """Keep what is left of `content`, which must be seekable, under `name`; the SHA-256 of it
+        as 64 hex digits. It is there whole and on disk once this returns; before, what was there.
+
+        Raises Conflict when `new` is asked for and there is such a file, Unavailable when there is
+        no room, InvalidInput for a name that leads out of the place."""
+
+    def delete(self, name: str) -> None:
+        """The file is gone; quietly when there was none."""
+
 
 def opened(place: str) -> Objects:
     """The files at `s3://BUCKET/PREFIX`, below a folder, or a single file.
@@ -56,8 +70,10 @@ def opened(place: str) -> Objects:
     if "://" not in place:
         return Folder(Path(place))
     parts = urlsplit(place)
-    if parts.scheme != _SCHEME or not parts.netloc:
+    if parts.scheme != SCHEME or not parts.netloc:
         raise InvalidInput("path", place, "a folder, a file or s3://BUCKET/PREFIX")
+    from cluster.s3 import S3  # boto3 is needed only here
+
     return S3(parts.netloc, parts.path.lstrip("/"))
 
 
@@ -83,18 +99,56 @@ class Folder:
                 yield entry
 
     def read(self, name: str, most: int) -> bytes:
+        with self._reading(name) as file:
+            return bounded(file.read(most + 1), name, most)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with self._reading(name) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+
+    def write(self, name: str, content: BinaryIO, *, new: bool = False) -> str:
+        file = self._file(name)
+        # Hidden, so that nobody lists it; in the same folder, so that moving it is one step.
+        made = file.with_name(f".{file.name[:64]}.{new_secret()[:16]}")
+        digest = hashed(content)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with made.open("xb") as out:
+                shutil.copyfileobj(content, out, CHUNK)
+                out.flush()
+                os.fsync(out.fileno())
+            if new:
+                os.link(made, file)  # unlike a move, it refuses to replace
+            else:
+                made.replace(file)
+            _sync(file.parent)
+        except FileExistsError:
+            raise Conflict(f"file {name}", "there is one of this name") from None
+        except OSError as error:
+            raise Unavailable(self.place, f"{name}: {error.strerror}") from error
+        finally:
+            made.unlink(missing_ok=True)
+        return digest
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._file(name).unlink()
+
+    def _file(self, name: str) -> Path:
         root = Path(self.place)
         file = root if root.is_file() else root / name
-        if not file.resolve().is_relative_to(root):
+        if not name or not file.resolve().is_relative_to(root):
             raise InvalidInput("file", name, "a name below the folder")
+        return file
+
+    def _reading(self, name: str) -> BinaryIO:
         try:
-            with file.open("rb") as opened_file:
-                content = opened_file.read(most + 1)
+            return self._file(name).open("rb")
         except FileNotFoundError:
             raise NotFound("file", name) from None
         except OSError as error:
             raise InvalidInput("file", name, f"a readable file ({error.strerror})") from error
-        return _bounded(content, name, most)
 
 
 def _entry(file: Path, root: Path, name: str) -> Entry | None:
@@ -109,102 +163,27 @@ def _entry(file: Path, root: Path, name: str) -> Entry | None:
     return Entry(name, about.st_size, about.st_mtime)
 
 
-def _bounded(content: bytes, name: str, most: int) -> bytes:
+def bounded(content: bytes, name: str, most: int) -> bytes:
+    """`content`; InvalidInput when it has more than `most` bytes."""
     if len(content) > most:
         raise InvalidInput("file", f"{name} (over {most} bytes)", f"at most {most} bytes")
     return content
 
 
-class S3:
-    """The objects of a bucket whose keys start with a prefix, as a folder's files.
-
-    A prefix ends at a "/" unless it is a whole key: `docs` never means `docs-old/`. Credentials,
-    region and endpoint come from where boto3 looks for them (AWS_ENDPOINT_URL_S3 for other stores).
-    `client` replaces boto3's own.
-    """
-
-    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
-        self._bucket = bucket
-        self._prefix = prefix.rstrip("/")
-        self.place = f"{_SCHEME}://{bucket}/{self._prefix}".rstrip("/")
-        self._client = client if client is not None else _client()
-        self._is_key = False  # whether the prefix is itself an object; the listing tells
-
-    def entries(self) -> Iterator[Entry]:
-        found = False
-        for page in self._pages():
-            for about in page.get("Contents", ()):
-                found = True
-                name = self._name(about["Key"])
-                if name and not any(part.startswith(".") for part in name.split("/")):
-                    when = about["LastModified"].timestamp()
-                    yield Entry(name, about["Size"], when, about["ETag"].strip('"'))
-        if not found:
-            raise NotFound("S3 prefix", self.place)
-
-    def _pages(self) -> Iterator[Any]:
-        with _our_errors(self.place):
-            pages = self._client.get_paginator("list_objects_v2")
-            yield from pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
-
-    def _name(self, key: str) -> str:
-        """The key as a path below the prefix; empty for a folder's own mark and for a neighbour
-        whose name only starts the same."""
-        if key == self._prefix:
-            self._is_key = True
-            return key.rpartition("/")[2]
-        start = f"{self._prefix}/" if self._prefix else ""
-        return key.removeprefix(start) if key.startswith(start) and not key.endswith("/") else ""
-
-    def _key(self, name: str) -> str:
-        if self._is_key and name == self._prefix.rpartition("/")[2]:
-            return self._prefix
-        return f"{self._prefix}/{name}" if self._prefix else name
-
-    def read(self, name: str, most: int) -> bytes:
-        with _our_errors(f"{self.place}/{name}"):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
-            with closing(answer["Body"]) as body:
-                return _bounded(body.read(most + 1), name, most)
+def hashed(content: BinaryIO) -> str:
+    """The SHA-256 of what is left of a seekable file, which is then where it was."""
+    start = content.tell()
+    digest = hashlib.sha256()
+    while chunk := content.read(CHUNK):
+        digest.update(chunk)
+    content.seek(start)
+    return digest.hexdigest()
 
 
-def _client() -> Any:
+def _sync(folder: Path) -> None:
+    """A new name is on disk once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        import boto3
-        from botocore.config import Config
-    except ImportError:
-        raise ConfigError("path", f"{_SCHEME}://...", "boto3: install mainspring[s3]") from None
-    limits = Config(
-        connect_timeout=_TIMEOUT_S,
-        read_timeout=_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-    )
-    with _our_errors("S3"):
-        return boto3.client("s3", config=limits)
-
-
-@contextmanager
-def _our_errors(place: str) -> Iterator[None]:
-    """botocore's errors as ours."""
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-        NoRegionError,
-    )
-
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"NoSuchKey", "NoSuchBucket", "404"}:
-            raise NotFound("S3 object", place) from error
-        if code in _REFUSED:
-            raise ConfigError(
-                "S3 credentials", code, f"credentials that may read {place}"
-            ) from error
-        raise Unavailable(place, str(error)) from error
-    except (NoCredentialsError, NoRegionError) as error:
-        raise ConfigError("S3", str(error), "what boto3 needs to reach the bucket") from error
-    except BotoCoreError as error:
-        raise Unavailable(place, str(error)) from error
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,4 +1,6 @@
+import hashlib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +8,10 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from cluster.errors import ConfigError, InvalidInput, NotFound, Unavailable
+from cluster.errors import ConfigError, Conflict, InvalidInput, NotFound, Unavailable
 from cluster.ids import SystemClock
-from cluster.objects import S3, Folder, opened
+from cluster.objects import Folder, Objects, opened
+from cluster.s3 import S3
 from memory.ingest import Order, ingest
 from memory.reading import Shelf
 from tests.unit.test_memory_ingest import Library
@@ -136,3 +139,66 @@ async def test_a_prefix_is_ingested_and_unchanged_objects_are_not_fetched_again(
     report = await ingest(again, library, order, SystemClock())
     assert (again.fetched, report.added, report.removed) == (1, 1, 1)
     assert library.told == {"policy:a.md#1": "A: Three."}
+
+
+@pytest.fixture(params=["folder", "S3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "folder":
+        return opened(str(tmp_path / "objects"))
+    request.getfixturevalue("bucket")
+    return opened("s3://shop/objects")
+
+
+def test_what_is_written_is_listed_and_read_back(store: Objects) -> None:
+    large = bytes(range(256)) * 40_000  # more than a part of a multipart upload, and than a chunk
+    digest = store.write("a/large.bin", BytesIO(large))
+    assert digest == hashlib.sha256(large).hexdigest()
+    assert b"".join(store.chunks("a/large.bin")) == large
+    assert [(e.name, e.size) for e in store.entries()] == [("a/large.bin", len(large))]
+
+
+def test_a_file_is_replaced_unless_it_has_to_be_new(store: Objects) -> None:
+    store.write("a.txt", BytesIO(b"first"), new=True)
+    with pytest.raises(Conflict, match=r"a\.txt"):
+        store.write("a.txt", BytesIO(b"second"), new=True)
+    assert store.read("a.txt", 10) == b"first"
+    store.write("a.txt", BytesIO(b"second"))
+    assert store.read("a.txt", 10) == b"second"
+
+
+def test_a_deleted_file_is_gone_and_may_be_deleted_again(store: Objects) -> None:
+    store.write("a.txt", BytesIO(b"first"))
+    store.delete("a.txt")
+    store.delete("a.txt")
+    with pytest.raises(NotFound):
+        next(store.chunks("a.txt"))
+
+
+class Breaking(BytesIO):
+    """Can't be read to its end."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() > 0:
+            raise OSError(5, "Input/output error")
+        return super().read(4)
+
+
+def test_a_broken_write_leaves_what_was_there(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = opened(str(tmp_path))
+    folder.write("a.txt", BytesIO(b"first"))
+    monkeypatch.setattr("cluster.objects.hashed", lambda _: "")
+    with pytest.raises(Unavailable, match="Input/output error"):
+        folder.write("a.txt", Breaking(b"second, longer"))
+    assert folder.read("a.txt", 10) == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_nothing_is_written_outside_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="below the folder"):
+        opened(str(tmp_path / "in")).write("../a.txt", BytesIO(b"out"))
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_writing_to_a_bucket_that_is_not_there_says_so(bucket: Any) -> None:
+    with pytest.raises(NotFound, match="S3 object"):
+        opened("s3://nobodys/objects").write("a.txt", BytesIO(b"x"))
