@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import IO, Final, Protocol
 from urllib.parse import urlsplit
 
 from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -51,7 +51,7 @@ class Objects(Protocol):
     def chunks(self, name: str) -> Iterator[bytes]:
         """The file's bytes, a part at a time; raises as `read` does, at the first part."""
 
-    def write(self, name: str, content: BinaryIO, *, new: bool = False) -> str:
+    def write(self, name: str, content: IO[bytes], *, new: bool = False) -> str:
         """Keep what is left of `content`, which must be seekable, under `name`; the SHA-256 of it
         as 64 hex digits. It is there whole and on disk once this returns; before, what was there.
 
@@ -107,7 +107,7 @@ class Folder:
             while chunk := file.read(CHUNK):
                 yield chunk
 
-    def write(self, name: str, content: BinaryIO, *, new: bool = False) -> str:
+    def write(self, name: str, content: IO[bytes], *, new: bool = False) -> str:
         file = self._file(name)
         # Hidden, so that nobody lists it; in the same folder, so that moving it is one step.
         made = file.with_name(f".{file.name[:64]}.{new_secret()[:16]}")
@@ -142,7 +142,7 @@ class Folder:
             raise InvalidInput("file", name, "a name below the folder")
         return file
 
-    def _reading(self, name: str) -> BinaryIO:
+    def _reading(self, name: str) -> IO[bytes]:
         try:
             return self._file(name).open("rb")
         except FileNotFoundError:
@@ -170,7 +170,7 @@ def bounded(content: bytes, name: str, most: int) -> bytes:
     return content
 
 
-def hashed(content: BinaryIO) -> str:
+def hashed(content: IO[bytes]) -> str:
     """The SHA-256 of what is left of a seekable file, which is then where it was."""
     start = content.tell()
     digest = hashlib.sha256()

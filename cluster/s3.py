@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from cluster.errors import ConfigError, Conflict, NotFound, Unavailable
 from cluster.objects import CHUNK, SCHEME, Entry, bounded, hashed
@@ -73,7 +73,7 @@ class S3:
             with closing(answer["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
-    def write(self, name: str, content: BinaryIO, *, new: bool = False) -> str:
+    def write(self, name: str, content: IO[bytes], *, new: bool = False) -> str:
         digest = hashed(content)
         where = {"Bucket": self._bucket, "Key": self._key(name)}
         with _our_errors(f"{self.place}/{name}"):

@@ -153,6 +153,20 @@ class AccountsSection(Section):
     )
 
 
+class BatchesSection(Section):
+    """Files and batches. `objects` is where files lie: a folder below `data_dir`, or
+    `s3://BUCKET/PREFIX`."""
+
+    url: str = Field("sqlite:///batches.db", repr=False)
+    objects: str = "objects"
+    max_file_bytes: int = Field(200_000_000, ge=1_000, description="of an upload")
+    concurrency: int = Field(64, ge=1, description="lines on their way to the engines at most")
+    online_ttft_s: float = Field(
+        0.5, gt=0, description="first tokens that take longer, of who waits online, slow batches"
+    )
+    keep_days: float = Field(30.0, gt=0, description="how long the files of answers are kept")
+
+
 class AgentsSection(Section):
     """The agent host, the orchestrator and their limits."""
 
@@ -200,6 +214,7 @@ class Settings(BaseSettings):
     memory: MemorySection = MemorySection()
     journal: JournalSection = JournalSection()
     accounts: AccountsSection = AccountsSection()
+    batches: BatchesSection = BatchesSection()
     agents: AgentsSection = AgentsSection()
     support: SupportSection = SupportSection()
 

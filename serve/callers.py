@@ -30,11 +30,14 @@ def tenant_of(http: Request) -> str:
 
 
 def caller_of(http: Request) -> Caller:
-    """Who pays. An agent's own requests name it, its run and its workflow in headers.
+    """Who pays. An agent's own requests name it, its run and its workflow in headers; the stack's
+    own, which work through a batch, name the key whose batch it is.
 
     Raises InvalidInput when one of them is no name."""
     agent, run, workflow = (_named(http, name) for name in ("agent", "run", "workflow"))
-    return Caller(tenant_of(http), principal_of(http).key, agent, run, workflow)
+    who = principal_of(http)
+    key = _named(http, "key") or who.key if who.trusted else who.key
+    return Caller(tenant_of(http), key, agent, run, workflow)
 
 
 def _named(http: Request, what: str) -> str:

@@ -1,0 +1,1 @@
+"""Batches: thousands of requests worked through beside those that somebody waits for."""
