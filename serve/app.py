@@ -32,6 +32,9 @@ from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start
 from cluster.settings import Settings, infra_path
 from memory.service import Memory
+from serve.bulk.actor import NAME as BULK
+from serve.bulk.actor import Bulk
+from serve.catalog import Catalog
 from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
@@ -39,6 +42,7 @@ from serve.engines import NODE, Wiring, deploy_engines, failure
 from serve.gateway import gateway_application
 from serve.office import Named
 from serve.registry import serving
+from serve.routes.batches import archive_routes
 from serve.routes.memory import memory_routes
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -130,7 +134,10 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         encoder=(ENCODER, ENCODER),
         office=Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator"),
         tenant=settings.tenant,
-        extra_routes=(functools.partial(memory_routes, remembered),),
+        extra_routes=(
+            functools.partial(memory_routes, remembered),
+            functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
+        ),
         accounts=settings.accounts,
         data_dir=settings.data_dir.resolve(),
     )
@@ -160,6 +167,14 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     spawn = functools.partial(start_host, workflows, settings.agents.idle_s)
     for name in names(settings).hosts:
         spawn(name)
+    ray.remote(Bulk).options(name=BULK, max_concurrency=16, **common).remote(
+        settings.batches,
+        data_dir,
+        f"http://127.0.0.1:{settings.gateway.port}",
+        wiring.secret,
+        settings.gateway.request_timeout_s,
+        Catalog(settings.models).names(),
+    )
     # Two at once, so that a second swap is refused and does not wait for the first.
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
         settings.models, home.resolve(), wiring

@@ -10,7 +10,8 @@ from cluster.objects import opened as opened_objects
 from cluster.settings import BatchesSection
 from serve.bulk.asking import HttpGateway
 from serve.bulk.files import Files
-from serve.bulk.runner import Runner, Watching
+from serve.bulk.pacing import NOBODY, Online
+from serve.bulk.runner import Runner
 from serve.bulk.schema import opened
 from serve.bulk.table import Batches
 
@@ -37,13 +38,13 @@ class Bulk:
 
     def __init__(
         self, section: BatchesSection, data_dir: Path, url: str, key: str, timeout_s: float,
-        models: Sequence[str], online: Watching,
+        models: Sequence[str],
     ) -> None:  # fmt: skip
         clock = SystemClock()
         self._archive = archive = Archive(section, data_dir, clock)
         gateway = HttpGateway(url, key, timeout_s, section.concurrency)
         self._runner = Runner(
-            archive.batches, archive.files, gateway, online, clock, models, section.concurrency,
+            archive.batches, archive.files, gateway, _online, clock, models, section.concurrency,
             section.online_ttft_s, section.keep_days * _DAY_S,
         )  # fmt: skip
         self._working = asyncio.get_running_loop().create_task(self._runner.run())
@@ -53,3 +54,7 @@ class Bulk:
         if self._working.done():
             self._working.result()
         return self._runner.state()
+
+
+async def _online() -> Online:
+    return NOBODY

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import aiohttp
 
@@ -51,8 +51,6 @@ class HttpGateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, batch: Batch, line: Line) -> Told:
-        body = json.loads(line.body)
-        body["mainspring"] = {**_options(body), "class": "batch"}
         headers = {
             "authorization": f"Bearer {self._key}",
             "content-type": "application/json",
@@ -64,7 +62,7 @@ class HttpGateway:
         }
         try:
             async with self._http().post(
-                self._url + batch.endpoint, data=json.dumps(body).encode(), headers=headers
+                self._url + batch.endpoint, data=line.body.encode(), headers=headers
             ) as response:
                 content = await response.read()
                 again = response.headers.get("retry-after", "0")
@@ -124,8 +122,3 @@ def _code(body: bytes) -> str:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _options(body: dict[str, Any]) -> dict[str, Any]:
-    given = body.get("mainspring")
-    return given if isinstance(given, dict) else {}

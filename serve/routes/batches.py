@@ -1,6 +1,7 @@
 """`/v1/batches`: thousands of requests in a file, in OpenAI's form."""
 
 import re
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -9,10 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from cluster.errors import Conflict, InvalidInput
-from cluster.ids import Clock, Ids
+from cluster.ids import Clock, Ids, SystemClock, SystemIds
+from cluster.settings import BatchesSection
+from serve.bulk.actor import Archive
 from serve.bulk.files import Files
 from serve.bulk.table import Batch, Batches
 from serve.callers import principal_of, tenant_of
+from serve.routes.files import FileRoutes
 from serve.routes.listing import listing
 from serve.schemas import Body, parse_body, read
 
@@ -20,6 +24,16 @@ MAX_WINDOW_S: Final = 7 * 86_400
 MAX_METADATA: Final = 16
 _WINDOW: Final = re.compile(r"([1-9][0-9]{0,4})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def archive_routes(section: BatchesSection, data_dir: Path) -> APIRouter:
+    """The routes of files and batches, to include in the gateway; `data_dir` is absolute."""
+    clock, ids = SystemClock(), SystemIds()
+    archive = Archive(section, data_dir, clock)
+    routes = APIRouter()
+    routes.include_router(FileRoutes(archive.files, clock, ids, section.max_file_bytes).routes())
+    routes.include_router(BatchRoutes(archive.batches, archive.files, clock, ids).routes())
+    return routes
 
 
 class Asked(Body):
