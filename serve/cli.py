@@ -16,6 +16,7 @@ from rich.table import Table
 from cluster.errors import MainspringError
 from cluster.settings import Settings, load
 from serve import keys_cli, operator_cli
+from serve.batch_cli import batch
 from serve.distill.cli import distill
 from serve.memory_cli import memory
 
@@ -29,6 +30,7 @@ intents = typer.Typer(no_args_is_help=True, help="The intent head on the embeddi
 app.add_typer(intents, name="intents")
 app.add_typer(memory, name="memory")
 app.add_typer(distill, name="distill")
+app.add_typer(batch, name="batch")
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.ids import Clock, SystemClock
 from cluster.settings import BatchesSection
-from serve.bulk.actor import Archive
+from serve.bulk.archive import Archive
 from serve.bulk.asking import Told
 from serve.bulk.lines import Line
 from serve.bulk.pacing import NOBODY, Online
@@ -77,9 +77,8 @@ class Office:
 
     def submit(self, rows: Sequence[Any], seconds: float = 600.0, id: str = "batch_1") -> Batch:
         """A batch over these lines."""
-        file = self.archive.files.add(
-            "t", f"file-of-{id}", "in.jsonl", "batch", BytesIO(jsonl(rows))
-        )
+        content = BytesIO(jsonl(rows))
+        file = self.archive.files.add("t", "in.jsonl", "batch", content)
         now = self.clock.now()
         batch = Batch(
             id=id, tenant="t", account="k", endpoint=CHAT, model="", input_file=file.id,

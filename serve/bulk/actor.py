@@ -1,36 +1,19 @@
-"""Files and batches of one stack: what they are kept in, and the actor that works on batches."""
+"""The actor that works on the batches of one stack."""
 
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.ids import Clock, SystemClock
-from cluster.objects import opened as opened_objects
+from cluster.ids import SystemClock
 from cluster.settings import BatchesSection
+from serve.bulk.archive import Archive
 from serve.bulk.asking import HttpGateway
-from serve.bulk.files import Files
 from serve.bulk.pacing import NOBODY, Online
 from serve.bulk.runner import Runner
-from serve.bulk.schema import opened
-from serve.bulk.table import Batches
 
 NAME: Final = "bulk"
 _DAY_S: Final = 86_400.0
-
-
-class Archive:
-    """Files and batches in one database, the files' bytes beside it."""
-
-    def __init__(self, section: BatchesSection, data_dir: Path, clock: Clock) -> None:
-        """See `cluster.database.Database` and `cluster.objects.opened` for what they raise."""
-        self._database = opened(section.url, data_dir)
-        place = section.objects if "://" in section.objects else str(data_dir / section.objects)
-        self.files = Files(self._database, opened_objects(place), clock)
-        self.batches = Batches(self._database)
-
-    def close(self) -> None:
-        self._database.close()
 
 
 class Bulk:
@@ -41,7 +24,7 @@ class Bulk:
         models: Sequence[str],
     ) -> None:  # fmt: skip
         clock = SystemClock()
-        self._archive = archive = Archive(section, data_dir, clock)
+        archive = Archive(section, data_dir, clock)
         gateway = HttpGateway(url, key, timeout_s, section.concurrency)
         self._runner = Runner(
             archive.batches, archive.files, gateway, _online, clock, models, section.concurrency,

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from cluster.database import Database
 from cluster.errors import Conflict, InvalidInput, NotFound
-from cluster.ids import Clock
+from cluster.ids import Clock, Ids
 from cluster.objects import Objects
 from serve.bulk.schema import OPEN_SQL, page
 
@@ -42,14 +42,16 @@ class File:
 class Files:
     """Safe to use from several threads and processes."""
 
-    def __init__(self, database: Database, objects: Objects, clock: Clock) -> None:
-        self._database, self._objects, self._clock = database, objects, clock
+    def __init__(self, database: Database, objects: Objects, clock: Clock, ids: Ids) -> None:
+        self._database, self._objects, self._clock, self._ids = database, objects, clock, ids
 
     def add(
-        self, tenant: str, id: str, filename: str, purpose: str, content: IO[bytes],
-        expires_at: float | None = None,
+        self, tenant: str, filename: str, purpose: str, content: IO[bytes],
+        expires_at: float | None = None, id: str = "",
     ) -> File:  # fmt: skip
-        """Keep a file; its row. A second time with one id and the same content changes nothing."""
+        """Keep a file; its row. A second time with one `id` and the same content changes nothing;
+        without one it gets a new one."""
+        id = id or self._ids.new("file").replace("_", "-")
         start = content.tell()
         size = content.seek(0, 2) - start
         content.seek(start)

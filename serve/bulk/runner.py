@@ -266,7 +266,7 @@ class Runner:
             out.seek(0)
             expires = self._clock.now() + self._keep_s
             name = f"{batch.id}_{kind}.jsonl"
-            self._files.add(batch.tenant, id, name, "batch_output", out, expires)
+            self._files.add(batch.tenant, name, "batch_output", out, expires, id)
         return id
 
     def _told(self, batch: Batch, right: bool, end: str) -> Iterator[bytes]:

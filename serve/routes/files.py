@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cluster.errors import InvalidInput
-from cluster.ids import Clock, Ids
+from cluster.ids import Clock
 from serve.bulk.files import PURPOSES, UPLOADED, File, Files
 from serve.callers import tenant_of
 from serve.routes.listing import MAX_LISTED, listing
@@ -18,8 +18,8 @@ class FileRoutes:
     """The handlers. They are plain functions, which the framework runs in threads: reading and
     writing files blocks. `max_bytes` is the most that an upload may hold."""
 
-    def __init__(self, files: Files, clock: Clock, ids: Ids, max_bytes: int) -> None:
-        self._files, self._clock, self._ids, self._max = files, clock, ids, max_bytes
+    def __init__(self, files: Files, clock: Clock, max_bytes: int) -> None:
+        self._files, self._clock, self._max = files, clock, max_bytes
 
     def routes(self) -> APIRouter:
         """The routes to include in the app."""
@@ -47,10 +47,8 @@ class FileRoutes:
         if file.size > self._max:
             raise InvalidInput("file", f"{file.size} bytes", f"at most {self._max} bytes")
         expires_at = self._expiry(anchor, seconds)
-        id = self._ids.new("file").replace("_", "-")
-        kept = self._files.add(
-            tenant_of(http), id, file.filename or "upload", purpose, file.file, expires_at
-        )
+        name = file.filename or "upload"
+        kept = self._files.add(tenant_of(http), name, purpose, file.file, expires_at)
         return JSONResponse(shown(kept))
 
     def listed(

@@ -14,7 +14,7 @@ import pytest
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, BatchesSection, GatewaySection
 from serve.books import Books
-from serve.bulk.actor import Archive
+from serve.bulk.archive import Archive
 from serve.bulk.asking import HttpGateway
 from serve.bulk.pacing import NOBODY, Online
 from serve.bulk.runner import Runner
@@ -98,7 +98,7 @@ async def test_the_official_client_runs_a_batch_to_its_end(served: Served) -> No
 async def test_a_batch_is_in_the_ledger_of_who_asked_for_it(served: Served) -> None:
     file = await served.upload([request(f"r{i}", model="small") for i in range(3)])
     made = await served.client.batches.create(
-        input_file_id=file, endpoint="/v1/chat/completions", completion_window="1h"
+        input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h"
     )
     await served.ended(made.id)
     async with asyncio.timeout(5):
