@@ -119,6 +119,35 @@ class EncoderSection(Section):
     max_queued_requests: int = Field(512, ge=0)
 
 
+class EmbedderSection(Section):
+    """A model for memory's vectors beside the shipped MiniLM. `endpoint` asks the OpenAI-compatible
+    `url` (as http://host:port/v1) for `model`; `sentence-transformers` loads `model`, a folder or a
+    hub's name, and needs the extra of that name. A change of `model` is another embedder: give it
+    a name of its own and prepare a space for it (`mainspring memory space`)."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,23}$")
+    kind: Literal["endpoint", "sentence-transformers"]
+    model: str = Field(min_length=1)
+    url: str = ""
+    api_key: str = Field("", repr=False)
+    dimension: int | None = Field(None, ge=2, description="numbers a vector; None takes what comes")
+    sha256: str = Field("", description="of the weights of a folder; others are refused")
+    timeout_s: float = Field(
+        30.0, gt=0, description="deadline of one request, its repeats included"
+    )
+    retries: int = Field(2, ge=0, le=10)
+    batch: int = Field(32, ge=1, le=2_048, description="texts in one request")
+    max_chars: int = Field(8_000, ge=16, description="longer texts are cut there")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.name == "minilm":
+            raise ValueError("the name minilm is that of the shipped embedder")
+        if (self.kind == "endpoint") != self.url.startswith(("http://", "https://")):
+            raise ValueError("url is http(s)://... for an endpoint, and empty otherwise")
+        return self
+
+
 class MemorySection(Section):
     """What is remembered: the log, a SQLAlchemy URL (a relative SQLite path lies below `data_dir`),
     and the index on it, Milvus. A `uri` without a scheme is a Milvus Lite file below `data_dir`."""
@@ -126,6 +155,10 @@ class MemorySection(Section):
     log: str = Field("sqlite:///memory-log.db", repr=False)
     uri: str = "memory.db"
     token: str = Field("", repr=False)
+    embedder: str = Field(
+        "minilm", description="whose vectors a new memory starts with: minilm, or one of embedders"
+    )
+    embedders: tuple[EmbedderSection, ...] = ()
     flush_rows: int = Field(200, ge=1, description="rows that wait for the index at most")
     flush_seconds: float = Field(2.0, gt=0, description="how long they wait at most")
     sweep_seconds: float = Field(60.0, gt=0, description="between two sweeps of what has expired")
@@ -135,6 +168,15 @@ class MemorySection(Section):
     erase_wait_s: float = Field(
         60.0, gt=0, description="how long a forgetting waits until the bytes are gone"
     )
+
+    @model_validator(mode="after")
+    def _embedders_are_distinct(self) -> Self:
+        names = ["minilm", *(one.name for one in self.embedders)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"embedders: names must be distinct, got {names[1:]}")
+        if self.embedder not in names:
+            raise ValueError(f"embedder {self.embedder!r} is none of {names}")
+        return self
 
 
 class JournalSection(Section):

@@ -7,35 +7,43 @@ once; whoever opens a `MiniLM` first writes it when it is missing.
 
 import argparse
 import asyncio
-import hashlib
 import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cluster.errors import ConfigError, DataError, InvalidInput
 from memory import minilm
-
-Vectors = NDArray[np.float32]
+from memory.recent import MOST, Recent, batches, key_of
+from memory.recent import Vectors as Vectors
 
 DIMENSION: Final = minilm.DIMENSION
 SPACE: Final = f"minilm384_{minilm.WEIGHTS_SHA256[:8]}"
-"""Names the embedding space; vectors of two spaces are never compared."""
+"""Names MiniLM's embedding space; vectors of two spaces are never compared."""
 MAX_TOKENS: Final = 256
 _BATCH: Final = 32
 _BATCH_TOKENS: Final = 2048  # padded; bounds the memory of a batch of long texts
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Vectors that may be compared with each other, and how many numbers one has."""
+
+    name: str
+    dimension: int
+
+
+MINILM: Final = Space(SPACE, DIMENSION)
 
 
 class Embedder(Protocol):
     """Whatever turns texts into comparable vectors."""
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """One row per text, in order, shape (n, 384), each of length 1.
+        """One row per text, in order, shape (n, dimension), each of length 1.
 
         Raises InvalidInput for a text without a visible character, Unavailable when the part that
         computes is not there.
@@ -60,16 +68,14 @@ class MiniLM:
     `cached` is the number of recent texts whose vectors are kept (1.5 KB each).
     """
 
-    def __init__(self, path: Path | None = None, threads: int = 1, cached: int = 2048) -> None:
+    def __init__(self, path: Path | None = None, threads: int = 1, cached: int = MOST) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(minilm.package_folder() / "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
         self._session = _opened(path or default_path(), threads)
-        self._recent: OrderedDict[bytes, Vectors] = OrderedDict()
-        self._cached = cached
-        self._lock = threading.Lock()
+        self._recent = Recent(cached)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """See Embedder; the work happens beside the event loop."""
@@ -78,29 +84,19 @@ class MiniLM:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """The same, blocking."""
         require_texts(texts)
-        keys = [hashlib.blake2b(text.encode("utf-8", "replace")).digest() for text in texts]
-        with self._lock:
-            known = {key: self._recent[key] for key in keys if key in self._recent}
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        known.update(zip(missing, self._compute(list(missing.values())), strict=True))
-        self._remember(keys, known)
-        if not keys:
+        if not texts:
             return np.empty((0, DIMENSION), np.float32)
-        return np.stack([known[key] for key in keys])
-
-    def _remember(self, keys: list[bytes], known: dict[bytes, Vectors]) -> None:
-        with self._lock:
-            for key in keys[-self._cached :] if self._cached else ():
-                self._recent[key] = known[key]
-                self._recent.move_to_end(key)
-            while len(self._recent) > self._cached:
-                self._recent.popitem(last=False)
+        known, missing = self._recent.missing(texts)
+        known.update(zip(missing, self._compute(list(missing.values())), strict=True))
+        used = {key: known[key] for key in map(key_of, texts)}
+        self._recent.keep(used)
+        return np.stack([known[key_of(text)] for text in texts])
 
     def _compute(self, texts: list[str]) -> list[Vectors]:
         # one by one: the tokenizer's own batches would start a thread per core
         tokens = [self._tokenizer.encode(_valid(text)).ids for text in texts]
         vectors: list[Vectors] = [np.empty(0, np.float32)] * len(tokens)
-        for batch in _batches([len(t) for t in tokens]):
+        for batch in batches([len(t) for t in tokens], _BATCH, _BATCH_TOKENS):
             rows = self._forward([tokens[i] for i in batch])
             for i, row in zip(batch, rows, strict=True):
                 vectors[i] = row.copy()
@@ -120,19 +116,6 @@ class MiniLM:
 def _valid(text: str) -> str:
     """The text without lone surrogates, which no tokenizer accepts."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Positions grouped by similar length, shortest first, within both limits of a batch."""
-    batch: list[int] = []
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        padded = lengths[position] * (len(batch) + 1)
-        if batch and (len(batch) == _BATCH or padded > _BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(position)
-    if batch:
-        yield batch
 
 
 def _opened(path: Path, threads: int) -> Any:

@@ -8,12 +8,13 @@ rows there should be; `align` brings the index in step with it, from nothing if 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from cluster.errors import MainspringError, Overloaded
 from cluster.ids import Clock, jittered
 from cluster.telemetry import logger
-from memory.embed import Vectors
+from memory.embed import Space, Vectors
 from memory.log import Log
 from memory.scope import Filter
 from memory.store import Keywords, Match, Row, VectorStore
@@ -27,23 +28,32 @@ _ROOM_TIMEOUT_S: Final = 30.0
 
 Progress = Callable[[int, int], None]
 """Told how many rows are done, of how many."""
-Rows = Callable[[Sequence[str]], list[Row]]
-"""Reads rows from the log, blocking; those that have no vector are left out."""
+Rows = Callable[[Sequence[str], str], list[Row]]
+"""Reads the rows of a space from the log, blocking; those that have no vector are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """So many rows wait for the store at most, and for so many seconds; at `most` of them writers
+    wait too."""
+
+    rows: int
+    seconds: float
+    most: int
 
 
 class Index:
     """Searches and fills a store. For one event loop; blocking calls run beside it.
 
-    `rows` and `seconds` bound how many rows wait and for how long; `most` is the number of waiting
-    rows at which writers wait too.
+    `space` is the embedding space of its vectors.
     """
 
     def __init__(
-        self, log: Log, store: VectorStore, clock: Clock, rows: int, seconds: float, most: int
+        self, log: Log, store: VectorStore, clock: Clock, space: Space, bounds: Bounds
     ) -> None:
         self._log, self._store, self._clock = log, store, clock
-        self._rows, self._seconds, self._most = rows, seconds, most
-        self._tail = Tail()
+        self.space, self._bounds = space, bounds
+        self._tail = Tail(space)
         self._gone: set[str] = set()
         self._since = 0.0
         self._upto = 0
@@ -81,7 +91,7 @@ class Index:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ROOM_TIMEOUT_S):
                 # rows that come from the log again are no writer's fault
-                while len(self._tail) >= self._most + self._refilling:
+                while len(self._tail) >= self._bounds.most + self._refilling:
                     self._moved.clear()
                     await self._moved.wait()
                 return
@@ -113,7 +123,7 @@ class Index:
         rows that were."""
         here = await asyncio.to_thread(self._log.seqs)
         there = await asyncio.to_thread(self._store.ids)
-        marked = await asyncio.to_thread(self._log.marked)
+        marked = await asyncio.to_thread(self._log.marked, self.space.name)
         missing = [id for id, seq in here.items() if seq > marked or id not in there]
         extra = there - here.keys()
         self._upto = max(here.values(), default=0)
@@ -126,7 +136,7 @@ class Index:
         """Drop the store and fill it again from the log; searches and writes go on meanwhile.
         Returns the number of rows."""
         async with self._moving:
-            await asyncio.to_thread(self._log.mark, 0)
+            await asyncio.to_thread(self._log.mark, self.space.name, 0)
             here = await asyncio.to_thread(self._log.seqs)
             await self._take([id for id in here if id not in self._tail], rows)
             await asyncio.to_thread(self._store.drop)
@@ -136,12 +146,14 @@ class Index:
                 await self._move()
                 if progress is not None:
                     progress(max(total - len(self._tail), 0), total)
-            await asyncio.to_thread(self._log.mark, self._upto)
+            await asyncio.to_thread(self._log.mark, self.space.name, self._upto)
         return total
 
     async def _take(self, ids: list[str], rows: Rows) -> None:
         for start in range(0, len(ids), _MOVED_AT_ONCE):
-            part = await asyncio.to_thread(rows, ids[start : start + _MOVED_AT_ONCE])
+            part = await asyncio.to_thread(
+                rows, ids[start : start + _MOVED_AT_ONCE], self.space.name
+            )
             self._begin_waiting()
             # what was put or removed meanwhile is newer than what was read
             self._tail.upsert([row for row in part if not self._knows(row.record.id)])
@@ -157,15 +169,33 @@ class Index:
             while self.waiting:
                 await self._move()
 
+    async def indexed(self) -> int:
+        """How many rows the store has, of all tenants."""
+        return await asyncio.to_thread(self._store.count)
+
+    async def serve(self) -> None:
+        """Show who looks at the store from outside that this is the index that serves."""
+        await asyncio.to_thread(self._store.serve)
+
     async def close(self) -> None:
         """Move what waits and let go of the store."""
-        if self._mover is not None:
-            self._mover.cancel()
-            await asyncio.gather(self._mover, return_exceptions=True)
+        await self._stop()
         try:
             await self.settle()
         finally:
             await asyncio.to_thread(self._store.close)
+
+    async def discard(self) -> None:
+        """Let go of the store and leave nothing of it."""
+        await self._stop()
+        async with self._moving:
+            await asyncio.to_thread(self._store.discard)
+            await asyncio.to_thread(self._store.close)
+
+    async def _stop(self) -> None:
+        if self._mover is not None:
+            self._mover.cancel()
+            await asyncio.gather(self._mover, return_exceptions=True)
 
     def start(self) -> None:
         """Move rows in the background from now on."""
@@ -192,10 +222,10 @@ class Index:
                 await asyncio.sleep(jittered(pause))
 
     async def _due(self) -> None:
-        while self.waiting < self._rows:
+        while self.waiting < self._bounds.rows:
             left: float | None = None
             if self.waiting:
-                left = self._seconds - (self._clock.monotonic() - self._since)
+                left = self._bounds.seconds - (self._clock.monotonic() - self._since)
                 if left <= 0:
                     return
             self._wake.clear()
@@ -220,4 +250,4 @@ class Index:
             self._store.upsert(rows)
         self._store.flush()
         if upto is not None:
-            self._log.mark(upto)
+            self._log.mark(self.space.name, upto)

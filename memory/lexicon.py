@@ -43,9 +43,9 @@ class Lexicon:
                 if known := self._known.get(record.tenant):
                     known.remove(record.text)
 
-    def rows(self, ids: Sequence[str]) -> list[Row]:
-        """What the index keeps of the records, those without a vector left out."""
-        logged = list(self._log.logged(ids))
+    def rows(self, ids: Sequence[str], space: str) -> list[Row]:
+        """What the space's index keeps of the records, those without a vector left out."""
+        logged = list(self._log.logged(ids, space))
         near = self._passages(logged)
         return [Row(one.record, one.vector, _keywords(one.record, near)) for one in logged]
 

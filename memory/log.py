@@ -22,9 +22,10 @@ from sqlalchemy import Connection, bindparam, text
 from cluster.database import Database
 from cluster.errors import DataError, InvalidInput, NotFound
 from cluster.ids import Clock
-from memory.embed import Vectors
+from memory.embed import SPACE, Vectors
 from memory.log_rows import MIGRATIONS, TABLES, LogRows, columns
 from memory.records import Record
+from memory.space_rows import SpaceRows
 
 What = Literal[
     "remembered", "superseded", "promoted", "forgotten", "expired", "held", "released", "erased"
@@ -48,6 +49,9 @@ _SET = text(
     " expires_at = :expires_at, body = :body, digest = :digest WHERE id = :id"
 )
 _VECTOR = text("INSERT INTO memory_vectors VALUES (:id, :space, :v)")
+_VECTOR_AGAIN = text(
+    "INSERT INTO memory_vectors VALUES (:id, :space, :v) ON CONFLICT (id, space) DO NOTHING"
+)
 _PARENT = text("INSERT INTO memory_parents VALUES (:child, :parent)")
 _REMOVE = tuple(
     text(f"DELETE FROM {table} WHERE {key} IN :ids").bindparams(bindparam("ids", expanding=True))
@@ -80,11 +84,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records that come together, with a vector for each."""
+    """Records that come together, with a vector for each in the embedding space of that name."""
 
     records: Sequence[Record]
     vectors: Vectors
     note: Note = Note()
+    space: str = SPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +103,13 @@ class _Change:
 class Log(LogRows):
     """The database of memory, as its one writer. Calls block; writes must not overlap.
 
-    `space` names the embedding space of the vectors. Raises what `Database` raises, and DataError
-    when the last event does not match its hash.
+    Raises what `Database` raises, and DataError when the last event does not match its hash.
     """
 
-    def __init__(self, url: str, data_dir: Path, clock: Clock, space: str) -> None:
+    def __init__(self, url: str, data_dir: Path, clock: Clock) -> None:
         self._database = Database(url, "memory", MIGRATIONS, data_dir)
         self._clock = clock
-        self._space = space
+        self.spaces = SpaceRows(self._database, clock)
         self._check_end()
 
     def add(self, batches: Sequence[Batch]) -> list[list[Record]]:
@@ -118,7 +122,7 @@ class Log(LogRows):
                 pairs = zip(batch.records, batch.vectors, strict=True)
                 fresh = {r.id: (r, v) for r, v in pairs if r.id not in known}
                 known |= fresh.keys()
-                added.append(self._insert(connection, list(fresh.values()), batch.note))
+                added.append(self._insert(connection, list(fresh.values()), batch))
             return added
 
     def end(self) -> int:
@@ -126,23 +130,24 @@ class Log(LogRows):
         with self._database.transaction() as connection:
             return _end(connection)[0]
 
-    def embed(self, records: Sequence[Record], vectors: Vectors) -> None:
+    def embed(self, records: Sequence[Record], vectors: Vectors, space: str) -> None:
         """Give records that were remembered in another space their vectors in this one."""
         with self._database.transaction() as connection:
             known = _known(connection, [record.id for record in records])
             pairs = zip(records, vectors, strict=True)
-            rows = [self._vector(r, v) for r, v in pairs if r.id in known]
+            rows = [_vector(r, v, space) for r, v in pairs if r.id in known]
             if rows:
-                connection.execute(_VECTOR, rows)
+                connection.execute(_VECTOR_AGAIN, rows)
 
-    def supersede(self, old: Record, new: Record, vector: Vectors, note: Note) -> list[Record]:
-        """Keep `new` as the version after `old`. Returns both as they are now."""
+    def supersede(self, old: Record, batch: Batch) -> list[Record]:
+        """Keep the batch's one record as the version after `old`. Returns both as they are now."""
+        (new,) = batch.records
         with self._database.transaction() as connection:
             if _known(connection, [new.id]):
                 raise InvalidInput("text", new.text, "another text than a version that is there")
-            added = self._insert(connection, [(new, vector)], note)
+            added = self._insert(connection, [(new, batch.vectors[0])], batch)
             past = replace(old, superseded_at=added[0].recorded_at)
-            self._rewrite(connection, past, "superseded", note)
+            self._rewrite(connection, past, "superseded", batch.note)
             return [past, *added]
 
     def promote(self, record: Record, note: Note) -> Record:
@@ -200,10 +205,10 @@ class Log(LogRows):
             if digest:
                 connection.execute(_NOTE, row)
 
-    def mark(self, seq: int) -> None:
-        """Say that the index has everything up to event `seq`."""
+    def mark(self, space: str, seq: int) -> None:
+        """Say that the space's index has everything up to event `seq`."""
         with self._database.transaction() as connection:
-            connection.execute(_MARK, {"space": self._space, "seq": seq})
+            connection.execute(_MARK, {"space": space, "seq": seq})
 
     def scrub(self) -> bool:
         """Rewrite the files without what was removed; see `Database.compact`."""
@@ -233,7 +238,7 @@ class Log(LogRows):
             raise DataError(f"memory log, event {rows[0].seq}", "it is not as it was written")
 
     def _insert(
-        self, connection: Connection, new: list[tuple[Record, Vectors]], note: Note
+        self, connection: Connection, new: list[tuple[Record, Vectors]], batch: Batch
     ) -> list[Record]:
         if not new:
             return []
@@ -241,18 +246,14 @@ class Log(LogRows):
         stamped = [replace(record, recorded_at=at) for record, _ in new]
         rows = [columns(record) for record in stamped]
         changes = [_Change(r["tenant"], "remembered", r["id"], r["digest"]) for r in rows]
-        for row, seq in zip(rows, self._append(connection, changes, note), strict=True):
+        for row, seq in zip(rows, self._append(connection, changes, batch.note), strict=True):
             row["seq"] = seq
         connection.execute(_ADD, rows)
-        connection.execute(_VECTOR, [self._vector(record, v) for record, v in new])
+        connection.execute(_VECTOR, [_vector(record, v, batch.space) for record, v in new])
         links = [{"child": r.id, "parent": p} for r in stamped for p in dict.fromkeys(r.parents)]
         if links:
             connection.execute(_PARENT, links)
         return stamped
-
-    def _vector(self, record: Record, vector: Vectors) -> dict[str, Any]:
-        raw = np.asarray(vector, np.float32).tobytes()
-        return {"id": record.id, "space": self._space, "v": raw}
 
     def _rewrite(self, connection: Connection, record: Record, what: What, note: Note) -> None:
         row = columns(record)
@@ -275,6 +276,10 @@ class Log(LogRows):
         if rows:
             connection.execute(_APPEND, rows)
         return [row["seq"] for row in rows]
+
+
+def _vector(record: Record, vector: Vectors, space: str) -> dict[str, Any]:
+    return {"id": record.id, "space": space, "v": np.asarray(vector, np.float32).tobytes()}
 
 
 def _end(connection: Connection) -> tuple[int, str]:

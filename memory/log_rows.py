@@ -50,9 +50,36 @@ MIGRATIONS: Final = (
         ids TEXT NOT NULL, PRIMARY KEY (tenant, document)
     )
     """,
+    """
+    CREATE TABLE memory_spaces (
+        name TEXT PRIMARY KEY, embedder TEXT NOT NULL, dimension BIGINT NOT NULL,
+        fingerprint TEXT NOT NULL, canary BYTEA NOT NULL, state TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL
+    );
+    CREATE INDEX memory_vectors_by_space ON memory_vectors (space);
+    CREATE TABLE memory_probes (
+        tenant TEXT NOT NULL, id TEXT NOT NULL, question TEXT NOT NULL,
+        PRIMARY KEY (tenant, id)
+    );
+    CREATE TABLE memory_probe_wants (
+        tenant TEXT NOT NULL, probe TEXT NOT NULL, record TEXT NOT NULL,
+        PRIMARY KEY (tenant, probe, record)
+    );
+    CREATE INDEX memory_probe_wants_by_record ON memory_probe_wants (record);
+    CREATE TABLE memory_probe_sets (
+        tenant TEXT PRIMARY KEY, hash TEXT NOT NULL, count BIGINT NOT NULL, origin TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL
+    );
+    CREATE TABLE memory_measures (
+        tenant TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, release TEXT NOT NULL,
+        space TEXT NOT NULL, probes TEXT NOT NULL, figures TEXT NOT NULL,
+        PRIMARY KEY (tenant, at, space)
+    )
+    """,
 )
 TABLES: Final = (
     "memory_events", "memory_records", "memory_vectors", "memory_parents", "memory_holds",
+    "memory_probes",
 )  # fmt: skip
 _PART: Final = 500
 _SELECT: Final = (
@@ -86,8 +113,8 @@ _PASSAGES = text(
     " AND number > 0 AND superseded_at IS NULL ORDER BY number, id"
 )
 _UNEMBEDDED = text(
-    f"{_SELECT} WHERE id NOT IN (SELECT id FROM memory_vectors WHERE space = :space)"
-    " ORDER BY seq LIMIT :n"
+    f"{_SELECT} r WHERE seq > :after AND NOT EXISTS (SELECT 1 FROM memory_vectors v"
+    " WHERE v.id = r.id AND v.space = :space) ORDER BY seq LIMIT :n"
 )
 _FEED = _with_ids(
     "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
@@ -142,7 +169,6 @@ class LogRows:
     """What can be read from the log; expired and superseded records included unless it says not."""
 
     _database: Database
-    _space: str
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there, whoever's they are."""
@@ -229,20 +255,24 @@ class LogRows:
             rows = connection.execute(text("SELECT id, seq FROM memory_records ORDER BY seq"))
             return {row.id: int(row.seq) for row in rows}
 
-    def marked(self) -> int:
-        """The event up to which the index has everything; 0 when none was marked."""
-        found = self._one("SELECT max(seq) FROM memory_marks WHERE space = :s", s=self._space)
+    def marked(self, space: str) -> int:
+        """The event up to which the space's index has everything; 0 when none was marked."""
+        found = self._one("SELECT max(seq) FROM memory_marks WHERE space = :s", s=space)
         return int(found or 0)
 
-    def logged(self, ids: Sequence[str]) -> Iterator[Logged]:
+    def logged(self, ids: Sequence[str], space: str) -> Iterator[Logged]:
         """The records of the ids that have a vector in the space, with it."""
-        for row in self._listed(_FEED, ids, space=self._space):
+        for row in self._listed(_FEED, ids, space=space):
             vector = np.frombuffer(bytes(row.vector), np.float32)
             yield Logged(record_of(row), vector, int(row.seq))
 
-    def unembedded(self, limit: int) -> list[Record]:
-        """Records of all tenants that have no vector in the space."""
-        return self._rows(_UNEMBEDDED, space=self._space, n=limit)
+    def unembedded(self, space: str, limit: int, after: int = 0) -> list[tuple[int, Record]]:
+        """Records of all tenants that have no vector in the space, and the number of their last
+        event, which lies behind `after`; the oldest first."""
+        values = {"space": space, "n": limit, "after": after}
+        with self._database.reading() as connection:
+            rows = connection.execute(_UNEMBEDDED, values).all()
+        return [(int(row.seq), record_of(row)) for row in rows]
 
     def texts(self, tenant: str) -> Iterator[str]:
         """The text of each of the tenant's living records."""

@@ -8,7 +8,9 @@ and both would need the text. A row holds no text and no name that a caller chos
 and sessions are hashes there.
 
 The collection's name carries the schema version, the normaliser's and the embedding space, so
-weights or vectors of another make are never searched.
+weights or vectors of another make are never searched. The alias `memory` names the one that serves,
+for people and other programs; we ask collections by their own names, since a question's vector and
+the collection must be of one space at every moment, and which that is says the log (spaces.py).
 
 Not covered: a Lite file's damage (a corrupt manifest opens as an empty collection) and power loss
 between a flush and the disk's own write. The log knows better, and the index is made anew.
@@ -27,7 +29,7 @@ import numpy as np
 from cluster.errors import Conflict, InvalidInput, Unavailable
 from memory import columns
 from memory.columns import expression
-from memory.embed import DIMENSION, SPACE, Vectors
+from memory.embed import MINILM, Space, Vectors
 from memory.scope import Filter
 from memory.store import Keywords, Match, Row, checked
 from memory.words import VERSION
@@ -38,9 +40,60 @@ _LISTED: Final = 10_000  # ids in one page; Milvus gives at most 16,384
 _NO_KEYWORDS: Final = {2**32 - 2: 1e-9}  # a term that no text has; an empty row is not portable
 
 
-def collection_name(space: str = SPACE) -> str:
+ALIAS: Final = "memory"
+"""Another name of the collection that serves."""
+
+
+def collection_name(space: str) -> str:
     """One collection per schema version, normaliser and embedding space."""
     return f"memory_v{columns.SCHEMA}w{VERSION}__{space}"
+
+
+class _Connection:
+    """A client, shared by the stores of several spaces and closed with the last of them. It keeps a
+    Lite file's lock."""
+
+    def __init__(self, uri: str, token: str) -> None:
+        self.where, self.local = uri, "://" not in uri
+        self.writing = threading.Lock()
+        self.users = 1
+        if self.local:
+            _require_free(Path(uri))
+        from pymilvus import MilvusClient
+
+        # errors arrive here as exceptions; client and embedded server would print tracebacks too,
+        # and importing the client sets its own level
+        for noisy in ("pymilvus", "grpc._server"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        with self.translated():
+            self.client: Any = MilvusClient(uri=uri, token=token)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Milvus' errors as ours."""
+        import grpc  # type: ignore[import-untyped]
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            yield
+        except (MilvusException, grpc.RpcError) as error:
+            reason = getattr(error, "message", "") or str(error)
+            raise Unavailable(f"memory store {self.where}", reason) from error
+
+    def release(self) -> None:
+        """One store less."""
+        self.users -= 1
+        if self.users:
+            return
+        with self.translated():
+            self.client.close()
+        if self.local:
+            from milvus_lite.server_manager import (  # type: ignore[import-untyped]
+                server_manager_instance,
+            )
+
+            # the client leaves the embedded server, and with it the file's lock, behind
+            server_manager_instance.release_server(self.where)
 
 
 class MilvusStore:
@@ -52,31 +105,64 @@ class MilvusStore:
     """
 
     def __init__(
-        self, uri: str, token: str = "", space: str = SPACE, dimension: int = DIMENSION
+        self,
+        uri: str,
+        token: str = "",
+        space: Space = MINILM,
+        connection: _Connection | None = None,
     ) -> None:
-        self._where = uri
-        self._local = "://" not in uri
-        self._name = collection_name(space)
-        self._dimension = dimension
-        self._writing = threading.Lock()
-        self._client: Any = None
-        if self._local:
-            _require_free(Path(uri))
-        from pymilvus import MilvusClient
-
-        # errors arrive here as exceptions; client and embedded server would print tracebacks too,
-        # and importing the client sets its own level
-        for noisy in ("pymilvus", "grpc._server"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-        with self._translated():
-            self._client = MilvusClient(uri=uri, token=token)
-        self._ready()
+        self._connection = connection or _Connection(uri, token)
+        self._where, self._local = uri, self._connection.local
+        self._space = space
+        self._name = collection_name(space.name)
+        self._dimension = space.dimension
+        self._writing = self._connection.writing
+        self._translated = self._connection.translated
+        self._closed = False
+        self._drops = 0
+        try:
+            self._ready()
+        except BaseException:
+            self.close()
+            raise
 
     def _ready(self) -> None:
         with self._translated():
             if not self._open.has_collection(self._name):
                 columns.create(self._open, self._name, self._dimension, exact=self._local)
             self._open.load_collection(self._name)
+
+    def beside(self, space: Space) -> "MilvusStore":
+        """See VectorStore."""
+        if space == self._space:
+            return self
+        self._connection.users += 1
+        return MilvusStore(self._where, "", space, self._connection)
+
+    def serve(self) -> None:
+        """See VectorStore."""
+        with self._writing, self._translated():
+            serving = self._serving()
+            if serving is None:
+                self._open.create_alias(self._name, ALIAS)
+            elif serving != self._name:
+                self._open.alter_alias(self._name, ALIAS)
+
+    def _serving(self) -> str | None:
+        """The collection that the alias names."""
+        for name in self._open.list_collections():
+            if ALIAS in self._open.list_aliases(name)["aliases"]:
+                return str(name)
+        return None
+
+    def _dropped(self) -> bool:
+        """Drop the collection; says whether it was the one that serves. A cluster keeps one that
+        has an alias."""
+        serves = ALIAS in self._open.list_aliases(self._name)["aliases"]
+        if serves:
+            self._open.drop_alias(ALIAS)
+        self._open.drop_collection(self._name)
+        return serves
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """See VectorStore."""
@@ -108,6 +194,17 @@ class MilvusStore:
         return [m for m in self._search("keywords", asked, "IP", scope, limit) if m.score > 0]
 
     def _search(self, leg: str, asked: Any, metric: str, scope: Filter, limit: int) -> list[Match]:
+        drops = self._drops
+        try:
+            found = self._found(leg, asked, metric, scope, limit)
+        except Unavailable:
+            if drops == self._drops and not drops % 2:
+                raise
+            found = []  # it was dropped meanwhile, and is empty
+        matches = [Match(hit["id"], float(hit["distance"])) for hit in found]
+        return sorted(matches, key=lambda match: (-match.score, match.id))
+
+    def _found(self, leg: str, asked: Any, metric: str, scope: Filter, limit: int) -> list[Any]:
         with self._translated():
             (found,) = self._open.search(
                 self._name,
@@ -118,8 +215,7 @@ class MilvusStore:
                 limit=limit,
                 output_fields=["id"],  # with none named, Lite sends every column, vectors and all
             )
-        matches = [Match(hit["id"], float(hit["distance"])) for hit in found]
-        return sorted(matches, key=lambda match: (-match.score, match.id))
+        return list(found)
 
     def ids(self) -> set[str]:
         """See VectorStore."""
@@ -146,42 +242,33 @@ class MilvusStore:
 
     def drop(self) -> None:
         """See VectorStore."""
-        with self._writing:
-            with self._translated():
-                self._open.drop_collection(self._name)
+        self._drops += 1  # odd while there is no collection
+        try:
+            with self._writing, self._translated():
+                serves = self._dropped()
             self._ready()
+        finally:
+            self._drops += 1
+        if serves:
+            self.serve()
+
+    def discard(self) -> None:
+        """See VectorStore."""
+        with self._writing, self._translated():
+            if self._open.has_collection(self._name):
+                self._dropped()
 
     def close(self) -> None:
         """See VectorStore."""
-        client, self._client = self._client, None
-        if client is None:
-            return
-        with self._translated():
-            client.close()
-        if self._local:
-            from milvus_lite.server_manager import (  # type: ignore[import-untyped]
-                server_manager_instance,
-            )
-
-            # the client leaves the embedded server, and with it the file's lock, behind
-            server_manager_instance.release_server(self._where)
+        if not self._closed:
+            self._closed = True
+            self._connection.release()
 
     @property
     def _open(self) -> Any:
-        if self._client is None:
+        if self._closed:
             raise Unavailable(f"memory store {self._where}", "it is closed")
-        return self._client
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        import grpc  # type: ignore[import-untyped]
-        from pymilvus.exceptions import MilvusException
-
-        try:
-            yield
-        except (MilvusException, grpc.RpcError) as error:
-            reason = getattr(error, "message", "") or str(error)
-            raise Unavailable(f"memory store {self._where}", reason) from error
+        return self._connection.client
 
 
 def _require_free(path: Path) -> None:

@@ -6,32 +6,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memory import recall as ranking
-from memory.embed import Embedder
-from memory.feed import Index
 from memory.lexicon import Lexicon
 from memory.log import Log
 from memory.records import Found, Query
 from memory.scope import Filter
+from memory.spaces import Live
 from memory.store import Match
 
 
 class Searcher:
     """Looks for what a query asks; what is chosen of it is recall.py's to say."""
 
-    def __init__(self, log: Log, index: Index, lexicon: Lexicon, embedder: Embedder) -> None:
-        self._log, self._index, self._lexicon = log, index, lexicon
-        self._embedder = embedder
+    def __init__(self, log: Log, lexicon: Lexicon) -> None:
+        self._log, self._lexicon = log, lexicon
 
-    async def found(self, query: Query, scope: Filter) -> list[Found]:
-        """Everything that one of the searches brought and the scope admits."""
-        (vector,) = await self._embedder.embed([query.text])
+    async def found(self, live: Live, query: Query, scope: Filter) -> list[Found]:
+        """Everything that one of the searches in a space brought and the scope admits."""
+        (vector,) = await live.embedder.embed([query.text])
         weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
         limit = ranking.candidates_wanted(query)
         # one search a kind: ten thousand tickets must not keep four policies out of sight
         groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
         scopes = [replace(scope, kinds=kinds) for kinds in groups]
-        dense = await asyncio.gather(*(self._index.nearest(vector, s, limit) for s in scopes))
-        words = await asyncio.gather(*(self._index.matching(weights, s, limit) for s in scopes))
+        dense = await asyncio.gather(*(live.index.nearest(vector, s, limit) for s in scopes))
+        words = await asyncio.gather(*(live.index.matching(weights, s, limit) for s in scopes))
         return await self._looked_up(_scores(dense), _scores(words), scope)
 
     async def _looked_up(

@@ -7,10 +7,10 @@ beside the event loop.
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from memory import recall as ranking
 from memory.asking import Complete
 from memory.compression import compress
 from memory.documents import Archive
-from memory.embed import SPACE, Embedder, Vectors
-from memory.feed import Index, Progress
+from memory.embed import MINILM, Embedder, Space
+from memory.feed import Bounds, Index, Progress
+from memory.filling import embedded
 from memory.health import Health, examine
 from memory.ingest import IngestReport, Order, ingest
 from memory.ingest import Progress as Reading
@@ -38,31 +39,32 @@ from memory.records import Hit, Query, Record
 from memory.retention import Erasure, Retention
 from memory.scope import Filter
 from memory.searching import Searcher
-from memory.store import VectorStore, checked
+from memory.spaces import Spaces, SpaceState
+from memory.store import VectorStore
 from memory.summaries import EXTRACTIVE, POLICY, Outcome, Policy
 from memory.tiers import Echoes
-from memory.writer import Writer
+from memory.writer import Moved, Writer
 
 log = logger("memory")
+T = TypeVar("T")
 
-_EMBEDDED_AT_ONCE: Final = 32  # texts in one call: a question never waits behind a long list
 _WRITTEN_AT_ONCE: Final = 500
 _PAGE: Final = 500
 MAX_LISTED: Final = 1_000
 
 
-def opened_store(section: MemorySection, data_dir: Path) -> VectorStore:
+def opened_store(section: MemorySection, data_dir: Path, space: Space) -> VectorStore:
     """The index of the settings: a server's URI as it is, else a Lite file below `data_dir`. A file
     that can't be read is put aside: the log has all that was in it."""
     if "://" in section.uri:
-        return MilvusStore(section.uri, section.token)
+        return MilvusStore(section.uri, section.token, space)
     path = (data_dir / section.uri).resolve()
     try:
-        return MilvusStore(str(path))
+        return MilvusStore(str(path), space=space)
     except (DataError, Unavailable) as error:
         log.warning("memory index: made anew from the log, as %s", error)
         shutil.rmtree(path, ignore_errors=True)
-        return MilvusStore(str(path))
+        return MilvusStore(str(path), space=space)
 
 
 class Memory:
@@ -81,21 +83,25 @@ class Memory:
         clock: Clock,
         store: VectorStore | None = None,
     ) -> None:
-        self._section, self._embedder, self._clock = section, embedder, clock
+        self._section, self._clock = section, clock
         self._owner = Owner(data_dir)
         try:
-            self._log = Log(section.log, data_dir, clock, SPACE)
-            self._store = store if store is not None else opened_store(section, data_dir)
+            self._log = Log(section.log, data_dir, clock)
+            serving = self._log.spaces.serving()
+            space = MINILM if serving is None else serving.space
+            root = store if store is not None else opened_store(section, data_dir, space)
         except BaseException:
             self._owner.release()
             raise
         self._lexicon = Lexicon(self._log)
         most = 10 * section.flush_rows + _WRITTEN_AT_ONCE
-        self._index = Index(
-            self._log, self._store, clock, section.flush_rows, section.flush_seconds, most
+        bounds = Bounds(section.flush_rows, section.flush_seconds, most)
+        feeds: list[Index] = []
+        self._writer = Writer(self._log, feeds, self._lexicon)
+        self._spaces = Spaces(
+            section, self._log, self._writer, self._lexicon, feeds, root, clock, embedder, bounds
         )
-        self._writer = Writer(self._log, self._index, self._lexicon)
-        self._searcher = Searcher(self._log, self._index, self._lexicon, embedder)
+        self._searcher = Searcher(self._log, self._lexicon)
         self._exports = transfer.Exports(data_dir)
         self._retention = Retention(
             self._log, self._writer, self._exports, clock, self._renew, section.erase_wait_s
@@ -113,11 +119,8 @@ class Memory:
         async with self._opening:
             if self._open:
                 return 0
-            changed = await self._index.align(self._lexicon.rows)
-            self._index.start()
-            self._tasks = [
-                asyncio.create_task(work) for work in (self._sweep_on(), self._embed_missing())
-            ]
+            changed = await self._spaces.open()
+            self._tasks = [asyncio.create_task(self._sweep_on())]
             self._open = True
             return changed
 
@@ -147,23 +150,30 @@ class Memory:
         new = [r for r in records if r.id not in known and not self._echoes.heard(r)]
         if not new:
             return 0
-        await self._index.room()
-        vectors = await self._embedded([record.text for record in new])
-        return len(await self._writer.add(Batch(new, vectors, note)))
+        return len(await self._kept(new, note, self._writer.add))
 
-    async def _embedded(self, texts: list[str]) -> Vectors:
-        parts = [
-            await self._embedder.embed(texts[start : start + _EMBEDDED_AT_ONCE])
-            for start in range(0, len(texts), _EMBEDDED_AT_ONCE)
-        ]
-        return checked(np.concatenate(parts), len(texts))
+    async def _kept(
+        self, records: list[Record], note: Note, keep: Callable[[Batch], Awaitable[T]]
+    ) -> T:
+        """Keep records with vectors of the space that serves then, whatever happens meanwhile."""
+        while True:
+            live = self._spaces.serving
+            await live.index.room()
+            texts = [record.text for record in records]
+            vectors = await embedded(live.embedder, texts, live.space.dimension)
+            try:
+                return await keep(Batch(records, vectors, note, live.space.name))
+            except Moved as error:
+                log.info("memory: embedded once more: %s", error)
 
     async def recall(self, query: Query) -> list[Hit]:
         """The most relevant records, best first; none when nothing is relevant enough."""
         await self.start()
         now = self._clock.now()
         scope = Filter.of(query, now)
-        hits = ranking.rank(await self._searcher.found(query, scope), query, now)
+        async with self._spaces.asking() as live:
+            found = await self._searcher.found(live, query, scope)
+        hits = ranking.rank(found, query, now)
         leaks = [hit for hit in hits if not scope.admits(hit.record)]
         self._leaks += len(leaks)
         hits = [hit for hit in hits if hit not in leaks]
@@ -206,8 +216,7 @@ class Memory:
         provenance.require_newest(old)
         at = self._clock.now()
         new = replace(old, text=text, parents=(old.id,), event_at=at, recorded_at=0.0)
-        vectors = await self._embedded([new.text])
-        return await self._writer.supersede(old, new, Batch([new], vectors, note))
+        return await self._kept([new], note, lambda batch: self._writer.supersede(old, batch))
 
     async def promote(
         self, tenant: str, id: str, by: str, why: str, person: bool = False
@@ -294,19 +303,46 @@ class Memory:
         """Drop the index and make it anew from the log; searches and writes go on meanwhile.
         Returns the number of rows."""
         await self.start()
-        return await self._index.rebuild(self._lexicon.rows, progress)
+        return await self._spaces.serving.index.rebuild(self._lexicon.rows, progress)
+
+    async def spaces(self) -> list[SpaceState]:
+        """The embedding spaces, the one that serves first."""
+        await self.start()
+        return await self._spaces.listed()
+
+    async def prepare_space(self, embedder: str) -> SpaceState:
+        """Begin to make a shadow of the memory with another embedder; see `spaces.Spaces`."""
+        await self.start()
+        return await self._spaces.prepare(embedder)
+
+    async def switch_space(self, name: str) -> SpaceState:
+        """Let a prepared space serve."""
+        await self.start()
+        return await self._spaces.switch(name)
+
+    async def rollback_space(self) -> SpaceState:
+        """Let the space serve that did before the last switch."""
+        await self.start()
+        return await self._spaces.rollback()
+
+    async def drop_space(self, name: str) -> None:
+        """Take away a space that does not serve."""
+        await self.start()
+        await self._spaces.drop(name)
 
     async def behind(self) -> int:
         """How many rows the index does not have yet."""
-        return self._index.waiting
+        await self.start()
+        return self._spaces.serving.index.waiting
 
     async def health(self, tenant: str) -> Health:
         """How the tenant's memory is; see `health.Health`."""
         await self.start()
-        indexed = await asyncio.to_thread(self._store.count)
+        index = self._spaces.serving.index
+        indexed = await index.indexed()
         return await asyncio.to_thread(
-            examine, self._log, tenant, self._clock.now(), indexed + self._index.waiting,
-            self._index.waiting, self._index.trouble, self._leaks,
+            examine, self._log, tenant, self._clock.now(), indexed + index.waiting,
+            index.waiting, index.trouble, self._leaks,
         )  # fmt: skip
 
     async def count(self, tenant: str) -> int:
@@ -321,7 +357,7 @@ class Memory:
         await self._retention.close()
         await self._writer.close()
         try:
-            await self._index.close()
+            await self._spaces.close()
         finally:
             self._log.close()
             self._owner.release()
@@ -329,25 +365,10 @@ class Memory:
     async def _renew(self) -> bool:
         """Make the index's files anew; False where they are a server's."""
         if "://" not in self._section.uri:
-            await self._index.rebuild(self._lexicon.rows)
+            await self._spaces.renew()
             return True
-        await self._index.settle()
+        await self._spaces.settle()
         return False
-
-    async def _embed_missing(self) -> None:
-        """After a change of the encoder: give what was remembered before vectors of the new one.
-        The old ones stay in the log, so that going back costs nothing."""
-        while True:
-            try:
-                found = await asyncio.to_thread(self._log.unembedded, _WRITTEN_AT_ONCE)
-                if not found:
-                    return
-                await self._index.room()
-                vectors = await self._embedded([record.text for record in found])
-                await self._writer.embed(found, vectors)
-            except MainspringError as error:
-                log.warning("memory: the embedding goes on later: %s", error)
-                await asyncio.sleep(self._section.sweep_seconds)
 
     async def _sweep_on(self) -> None:
         begun = self._clock.monotonic()

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from cluster.errors import InvalidInput
-from memory.embed import DIMENSION, Vectors
+from memory.embed import DIMENSION, Space, Vectors
 from memory.records import Record
 from memory.scope import Filter
 
@@ -22,7 +22,7 @@ Keywords = Mapping[int, float]
 @dataclass(frozen=True, slots=True)
 class Row:
     """What the index keeps of a record: its id and the columns of a Filter, its vector of shape
-    (384,), and its keyword weights (empty where it has none)."""
+    (dimension,), and its keyword weights (empty where it has none)."""
 
     record: Record
     vector: Vectors
@@ -68,7 +68,7 @@ class VectorStore(Protocol):
         """Forget the rows, whoever's they are; ids that are not there are ignored."""
 
     def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
-        """The rows with the greatest cosine to a vector of shape (384,)."""
+        """The rows with the greatest cosine to a vector of shape (dimension,)."""
 
     def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
         """The rows with the greatest inner product of keyword weights, above 0 only."""
@@ -84,6 +84,16 @@ class VectorStore(Protocol):
 
     def drop(self) -> None:
         """Remove every row and its bytes on disk, and go on empty."""
+
+    def beside(self, space: Space) -> "VectorStore":
+        """The rows of another embedding space in the same place; itself for its own. Each is closed
+        by itself."""
+
+    def serve(self) -> None:
+        """Show who looks from outside that it is these rows that are searched."""
+
+    def discard(self) -> None:
+        """Remove every row, its bytes, and what held them. Only `close` may follow."""
 
     def close(self) -> None:
         """Let go of the store; a second call does nothing."""

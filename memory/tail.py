@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from memory.embed import Vectors
+from memory.embed import MINILM, Space, Vectors
 from memory.scope import Filter
 from memory.store import Keywords, Match, Row, checked
 
@@ -17,7 +17,9 @@ from memory.store import Keywords, Match, Row, checked
 class Tail:
     """`store.VectorStore` in this process. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: Space = MINILM) -> None:
+        self.space = space
+        self._beside: dict[str, Tail] = {}
         self._rows: dict[str, Row] = {}
         self._matrix: Vectors | None = None
 
@@ -29,7 +31,7 @@ class Tail:
 
     def upsert(self, rows: Sequence[Row]) -> None:
         if rows:
-            checked(np.stack([row.vector for row in rows]), len(rows))
+            checked(np.stack([row.vector for row in rows]), len(rows), self.space.dimension)
         for row in rows:
             # taken out first: a changed row is again the newest
             self._rows.pop(row.record.id, None)
@@ -50,7 +52,7 @@ class Tail:
         self.delete([r.record.id for r in rows if self._rows.get(r.record.id) is r])
 
     def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
-        (asked,) = checked(np.asarray(vector).reshape(1, -1), 1)
+        (asked,) = checked(np.asarray(vector).reshape(1, -1), 1, self.space.dimension)
         if not self._rows:
             return []
         if self._matrix is None:
@@ -86,6 +88,17 @@ class Tail:
 
     def drop(self) -> None:
         self._rows, self._matrix = {}, None
+
+    def beside(self, space: Space) -> "Tail":
+        if space == self.space:
+            return self
+        return self._beside.setdefault(space.name, type(self)(space))
+
+    def serve(self) -> None:
+        """Nobody looks at it from outside."""
+
+    def discard(self) -> None:
+        self.drop()
 
     def close(self) -> None:
         self.drop()

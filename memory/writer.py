@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from cluster.errors import MainspringError
+from cluster.errors import Conflict, MainspringError
 from memory import provenance
-from memory.embed import Vectors
+from memory.embed import SPACE, Vectors
 from memory.feed import Index
 from memory.lexicon import Lexicon
 from memory.log import Batch, Log, What
@@ -19,6 +19,12 @@ from memory.log import Note as Note
 from memory.records import Record
 
 T = TypeVar("T")
+
+
+class Moved(Conflict):
+    """The vectors are of a space that does not serve any more; new ones are needed."""
+
+
 _TOGETHER: Final = 2_000  # records in one transaction
 
 
@@ -31,17 +37,19 @@ class _Waiting:
 
 
 class Writer:
-    """Adds and removes records. For one event loop."""
+    """Adds and removes records, and tells each of `indexes`. `space` names the one that serves, of
+    which new records' vectors must be. For one event loop."""
 
-    def __init__(self, log: Log, index: Index, lexicon: Lexicon) -> None:
-        self._log, self._index, self._lexicon = log, index, lexicon
+    def __init__(self, log: Log, indexes: list[Index], lexicon: Lexicon) -> None:
+        self._log, self._indexes, self._lexicon = log, indexes, lexicon
+        self.space = SPACE
         self._turn = asyncio.Lock()
         self._waiting: list[_Waiting] = []
         self._running: set[asyncio.Task[object]] = set()
 
     async def add(self, batch: Batch) -> list[Record]:
         """Keep the batch and return those of its records that were new, as they are kept. When
-        this returns they are on disk and are found."""
+        this returns they are on disk and are found. Raises Moved before anything is kept."""
         one = _Waiting(batch)
         self._waiting.append(one)
         await self.alone(self._drain)
@@ -59,14 +67,13 @@ class Writer:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def supersede(self, old: Record, new: Record, batch: Batch) -> Record:
-        """Keep `new`, with the vector in `batch`, as the version after `old`."""
+    async def supersede(self, old: Record, batch: Batch) -> Record:
+        """Keep the one record of the batch as the version after `old`."""
 
         async def work() -> Record:
             (stamped,) = await self._stamped(batch)
-            past, added = await asyncio.to_thread(
-                self._log.supersede, old, stamped, batch.vectors[0], batch.note
-            )
+            after = replace(batch, records=[stamped])
+            past, added = await asyncio.to_thread(self._log.supersede, old, after)
             await asyncio.to_thread(self._lexicon.unlearn, [past])
             await self._tell([past, added])
             return added
@@ -83,14 +90,14 @@ class Writer:
 
         return await self.alone(work)
 
-    async def embed(self, records: list[Record], vectors: Vectors) -> None:
-        """Keep vectors for records that have none in this space; from now on they are found."""
+    async def embed(self, records: list[Record], vectors: Vectors, space: str) -> None:
+        """Keep vectors for records that have none in the space; from now on they are found."""
+        await self.alone(lambda: self.embedded(records, vectors, space))
 
-        async def work() -> None:
-            await asyncio.to_thread(self._log.embed, records, vectors)
-            await self._tell(records, learn=False)
-
-        await self.alone(work)
+    async def embedded(self, records: list[Record], vectors: Vectors, space: str) -> None:
+        """The same for who is `alone` already."""
+        await asyncio.to_thread(self._log.embed, records, vectors, space)
+        await self._tell(records, learn=False)
 
     async def remove(self, records: list[Record], what: What, note: Note) -> None:
         """Take records out of the log; from now on nothing finds them."""
@@ -106,10 +113,10 @@ class Writer:
         await asyncio.to_thread(self._lexicon.unlearn, records)
         gone = {record.id for record in records}
         upto = await asyncio.to_thread(self._log.end)
-        self._index.remove(sorted(gone), upto)
+        for index in self._indexes:
+            index.remove(sorted(gone), upto)
         touched = await asyncio.to_thread(self._lexicon.touched, records)
-        rows = await asyncio.to_thread(self._lexicon.rows, [i for i in touched if i not in gone])
-        self._index.put(rows, upto)
+        await self._put([id for id in touched if id not in gone], upto)
 
     async def _drain(self) -> None:
         taken: list[_Waiting] = []
@@ -135,6 +142,8 @@ class Writer:
                 one.added.set_result(part)
 
     async def _stamped(self, batch: Batch) -> list[Record]:
+        if batch.space != self.space:
+            raise Moved(f"space {batch.space}", f"{self.space} serves now")
         stamped: list[Record] = []
         wanted = {(r.tenant, parent) for r in batch.records for parent in r.parents}
         known: dict[str, dict[str, Record]] = {}
@@ -153,8 +162,11 @@ class Writer:
             new = [r for r in records if r.superseded_at is None]
             await asyncio.to_thread(self._lexicon.learn, new)
         ids = await asyncio.to_thread(self._lexicon.touched, records)
-        rows = await asyncio.to_thread(self._lexicon.rows, ids)
-        self._index.put(rows, await asyncio.to_thread(self._log.end))
+        await self._put(ids, await asyncio.to_thread(self._log.end))
+
+    async def _put(self, ids: list[str], upto: int) -> None:
+        for index in list(self._indexes):
+            index.put(await asyncio.to_thread(self._lexicon.rows, ids, index.space.name), upto)
 
 
 def _fail(one: _Waiting, error: Exception) -> None:

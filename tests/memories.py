@@ -1,5 +1,6 @@
 """A memory with an encoder of words, for tests: real log, an index in memory or in Milvus Lite."""
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.settings import MemorySection
-from memory.embed import DIMENSION, Vectors
+from memory.embed import DIMENSION, MINILM, Space, Vectors
 from memory.log import Log
 from memory.records import Record
 from memory.scope import Filter
@@ -53,8 +54,8 @@ class Ticking:
 class Shelf(Tail):
     """An index in memory that outlives the Memory which uses it, and counts its flushes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, space: Space = MINILM) -> None:
+        super().__init__(space)
         self.flushes: list[int] = []
         self.drops = 0
 
@@ -85,6 +86,19 @@ class Desk:
 
     async def again(self) -> Memory:
         await self.memory.close()
+        self.memory = self._opened()
+        return self.memory
+
+    async def killed(self) -> Memory:
+        """As `again`, but nothing that waits is moved, and nobody says goodbye."""
+        old = self.memory
+        current = asyncio.current_task()
+        for task in asyncio.all_tasks() - {current}:
+            if task.get_coro().__qualname__.startswith(("Index.", "Filler.", "Memory.")):  # type: ignore[union-attr]
+                task.cancel()
+        await asyncio.sleep(0.05)
+        old._log.close()
+        old._owner.release()
         self.memory = self._opened()
         return self.memory
 

@@ -6,7 +6,8 @@ import pytest
 
 from cluster.errors import DataError, InvalidInput
 from memory import minilm
-from memory.embed import DIMENSION, MiniLM, _batches, main
+from memory.embed import DIMENSION, MiniLM, main
+from memory.recent import batches
 
 # the first components that torch and transformers compute from the same weights
 PUBLISHED = (-0.0353523, -0.0421367, -0.0027571, 0.0319369)
@@ -59,7 +60,8 @@ def test_a_repeated_text_is_answered_from_the_cache(
 def test_the_cache_keeps_no_more_than_it_may() -> None:
     small = MiniLM(cached=2)
     small.encode(["one", "two", "three", "four"])
-    assert len(small._recent) == 2
+    known, missing = small._recent.missing(["one", "two", "three", "four"])
+    assert (len(known), sorted(missing.values())) == (2, ["one", "two"])
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
@@ -100,9 +102,9 @@ async def test_embedding_leaves_the_event_loop_free(encoder: MiniLM) -> None:
 
 def test_batches_keep_both_limits_and_lose_nothing() -> None:
     lengths = [256, 3, 100, *[9] * 70, 256, 256, 200, 256, 256, 256, 256, 256, 256]
-    batches = list(_batches(lengths))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
+    made = list(batches(lengths, 32, 2048))
+    assert sorted(i for batch in made for i in batch) == list(range(len(lengths)))
+    for batch in made:
         assert len(batch) <= 32
         assert len(batch) * max(lengths[i] for i in batch) <= 2048
 

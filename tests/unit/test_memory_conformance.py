@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidInput
-from memory.embed import DIMENSION, Vectors
+from memory.embed import DIMENSION, Space, Vectors
 from memory.milvus import MilvusStore
 from memory.records import Record, Tier
 from memory.scope import Filter
@@ -47,7 +47,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def opened(uri: str) -> MilvusStore:
     token = os.environ.get("MAINSPRING_MILVUS_TOKEN", "")
-    return MilvusStore(uri, token, space=f"conformance{os.getpid()}")
+    return MilvusStore(uri, token, space=Space(f"conformance{os.getpid()}", DIMENSION))
 
 
 @pytest.fixture(scope="module")

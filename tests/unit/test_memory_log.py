@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from benchmarks import postgres
 from cluster.errors import DataError, InvalidInput, Unavailable
-from memory.embed import DIMENSION, Vectors
+from memory.embed import DIMENSION, SPACE, Vectors
 from memory.log import Batch, Log, Note
 from memory.records import Origin, Record
 from tests.memories import START, Ticking, said
@@ -31,7 +31,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
         if why_not := postgres.reason_not_to():
             pytest.skip(why_not)
         url = request.getfixturevalue("server")
-    log = Log(url, tmp_path, Ticking(), "space")
+    log = Log(url, tmp_path, Ticking())
     yield log
     with log._database.transaction() as connection:
         for table in ("events", "records", "vectors", "parents", "marks", "holds", "documents"):
@@ -54,7 +54,7 @@ def test_a_record_comes_back_whole_with_its_vector(log: Log) -> None:
         origin=Origin("tool", "crm", "run_1"), pinned=True, parents=("0" * 32,),
     )  # fmt: skip
     ((kept,),) = log.add([batch(record)])
-    (back,) = log.logged([record.id])
+    (back,) = log.logged([record.id], SPACE)
     assert back.record == kept == record
     assert back.record.recorded_at == START
     assert (back.vector == vectors(1)[0]).all()
@@ -122,22 +122,22 @@ def test_a_changed_record_is_not_returned(log: Log, change: str, tenant: str) ->
 
 
 def test_a_damaged_end_stops_the_opening(tmp_path: Path) -> None:
-    log = Log("sqlite:///log.db", tmp_path, Ticking(), "space")
+    log = Log("sqlite:///log.db", tmp_path, Ticking())
     log.add([batch(said("one"), said("two"))])
     log.close()
     with sqlite3.connect(tmp_path / "log.db") as connection:
         connection.execute("UPDATE memory_events SET id = 'x' WHERE seq = 2")
     with pytest.raises(DataError, match="event 2"):
-        Log("sqlite:///log.db", tmp_path, Ticking(), "space")
+        Log("sqlite:///log.db", tmp_path, Ticking())
 
 
 def test_a_version_follows_another_in_one_step(log: Log) -> None:
     ((old,),) = log.add([batch(said("old"))])
-    past, new = log.supersede(old, said("new", parents=(old.id,)), vectors(1)[0], Note("ann"))
+    past, new = log.supersede(old, batch(said("new", parents=(old.id,))))
     assert past.superseded_at == new.recorded_at == START
     assert [r.text for r in log.page("shop", START)] == ["new"]
     with pytest.raises(InvalidInput, match="another text"):
-        log.supersede(new, said("old"), vectors(1)[0], Note("ann"))
+        log.supersede(new, batch(said("old")))
     assert log.verify() == 3
 
 

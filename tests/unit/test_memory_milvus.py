@@ -3,6 +3,7 @@ test_memory_conformance.py."""
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import Conflict, InvalidInput, Unavailable
-from memory.embed import DIMENSION
+from memory.embed import DIMENSION, MINILM, SPACE, Space
 from memory.milvus import MilvusStore, collection_name
 from memory.records import Record
 from memory.scope import Filter
@@ -98,5 +99,48 @@ def test_an_unreachable_server_is_unavailable() -> None:
 
 
 def test_the_collection_names_its_schema_normaliser_and_embedding_space() -> None:
-    assert collection_name() == "memory_v2w1__minilm384_53aa5117"
-    assert collection_name("other") != collection_name()
+    assert collection_name(SPACE) == "memory_v2w1__minilm384_53aa5117"
+    assert collection_name("other") != collection_name(SPACE)
+
+
+def test_two_spaces_share_a_file_and_the_alias_names_the_one_that_serves(path: str) -> None:
+    first = MilvusStore(path)
+    other = first.beside(Space("other8_1", 8))
+    assert first.beside(MINILM) is first
+    for store in (first, other, other, first, other):
+        store.serve()
+        assert store._serving() == store._name
+    other.drop()
+    assert other._serving() == other._name
+    first.close()
+    assert other.count() == 0
+    other.discard()
+    assert other._serving() is None
+    other.close()
+    again = MilvusStore(path)
+    assert again._open.list_collections() == [again._name]
+    again.close()
+
+
+def test_a_search_while_the_rows_are_dropped_finds_nothing_and_fails_never(path: str) -> None:
+    store = MilvusStore(path)
+    vector, scope = np.ones(DIMENSION, np.float32), Filter("shop", now=0.0)
+    over = threading.Event()
+    failures: list[Exception] = []
+
+    def search() -> None:
+        while not over.is_set():
+            try:
+                store.nearest(vector, scope, 5)
+            except Unavailable as error:
+                failures.append(error)
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    for _ in range(5):
+        store.upsert([Row(Record("shop", "note", "n:1", "text", 0.0), vector)])
+        store.drop()
+    over.set()
+    searching.join()
+    store.close()
+    assert failures == []

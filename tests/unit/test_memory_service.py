@@ -291,25 +291,6 @@ async def test_what_a_session_was_just_told_is_not_stored_again(desk: Desk) -> N
     assert await desk.memory.remember([said("lamps  travel three days", session="s2")]) == 1
 
 
-async def test_another_encoder_gives_old_records_new_vectors_and_going_back_is_free(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await desk.memory.remember([ticket(f"lamp {n}", source=f"ticket:{n}") for n in range(30)])
-    first = desk.shelf
-    monkeypatch.setattr("memory.service.SPACE", "another")
-    desk.shelf = Shelf()
-    await desk.again()
-    async with asyncio.timeout(10):
-        while len(await texts(desk, "lamp")) < 20:
-            await asyncio.sleep(0.01)
-    assert desk.log.unembedded(1) == []
-    monkeypatch.undo()
-    desk.shelf, desk.words.embedded = first, []
-    await desk.again()
-    assert len(await texts(desk, "lamp")) == 20
-    assert desk.words.embedded == ["lamp"]
-
-
 async def test_closing_moves_what_waits_first(desk: Desk) -> None:
     await desk.memory.remember([ticket("one")])
     await desk.memory.close()
