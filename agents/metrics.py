@@ -1,13 +1,13 @@
 """What the orchestrators count, in Prometheus' terms. One instance a process."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agents.events import Priority
+from agents.events import Priority, RunEnded
 from agents.state import Status
 
 METRICS_S: Final = 2.0
@@ -44,9 +44,18 @@ class Metrics:
             "mainspring_effects_parked", "Effects that only a person can resolve",
             ["orchestrator"], registry=own,
         )  # fmt: skip
+        self._summaries = Counter(
+            "mainspring_summaries", "Looks at a conversation that may be summed up, by outcome",
+            ["orchestrator", "outcome"], registry=own,
+        )  # fmt: skip
+        self._tokens_saved = Counter(
+            "mainspring_summary_tokens_saved", "Tokens that summaries spare, each counted once",
+            ["orchestrator"], registry=own,
+        )  # fmt: skip
         # Seen from the beginning, as a counter without labels is.
         self._taken_up.labels(name)
         self._parked.labels(name)
+        self._tokens_saved.labels(name)
 
     def waited(self, priority: Priority, seconds: float) -> None:
         self._waits.labels(self._name, priority).observe(seconds)
@@ -63,6 +72,13 @@ class Metrics:
 
     def parked(self) -> None:
         self._parked.labels(self._name).inc()
+
+    def told(self, payloads: Sequence[Any]) -> None:
+        """Count what has been journaled: summaries, as their runs' results say it."""
+        for ended in payloads:
+            if isinstance(ended, RunEnded) and "tokens_saved" in ended.result:
+                self._summaries.labels(self._name, ended.decision).inc()
+                self._tokens_saved.labels(self._name).inc(int(ended.result["tokens_saved"]))
 
     def collect(self, queued: Mapping[Priority, int]) -> list[Metric]:
         """All of them, with how many turns wait now."""

@@ -249,6 +249,7 @@ class Orchestrator:
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
         """See `agents.turn.Office`."""
         await self._runs.append(run_id, epoch, payloads)
+        self._metrics.told(payloads)
 
     async def act(
         self, run_id: str, epoch: int, step: str, tool: str, args: dict[str, Any]
@@ -283,14 +284,16 @@ class Orchestrator:
         if len(children) > MAX_CHILDREN:
             raise InvalidInput("children", len(children), f"at most {MAX_CHILDREN} runs")
         state = await self._runs.owned(run_id, epoch)
-        options = RunOptions(
-            priority=state.options.priority, attempts=state.options.attempts, parent=run_id
-        )
+        options = state.options
         # An agent has one turn at a time: children of one agent would only queue up.
         return [
             await self.submit(
                 state.tenant, f"child:{run_id}:{step}:{i}", child.workflow,
-                child.agent or f"{state.agent}/{step}/{i}", child.input, options,
+                child.agent or f"{state.agent}/{step}/{i}", child.input,
+                RunOptions(
+                    priority=child.priority or options.priority, attempts=options.attempts,
+                    parent=run_id,
+                ),
             )
             for i, child in enumerate(children)
         ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What somebody asks for: an agent, a schedule. Checked where it comes in."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -16,12 +16,15 @@ class _Spec(BaseModel):
 
 class AgentSpec(_Spec):
     """An agent: `workflow` is what it does with a message. `instructions` and `model` are read by
-    the workflow `conversation`. `isolated` gives it an actor, and so a process, of its own."""
+    the workflow `conversation`, and so is `memory`: what is said is kept as a session's records;
+    or in the agent's process alone and for an hour at most; or not at all, and nothing is recalled.
+    `isolated` gives it an actor, and so a process, of its own."""
 
     id: str
     workflow: str
     instructions: str = Field("", max_length=20_000)
     model: str = Field("auto", min_length=1, max_length=256)
+    memory: Literal["session", "ephemeral", "off"] = "session"
     isolated: bool = False
     priority: Priority = "interactive"
     metadata: dict[str, str] = Field(default_factory=dict, max_length=16)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agents.events import PhaseDone, RunEnded, WaitBegun
+from agents.events import PhaseDone, Priority, RunEnded, WaitBegun
 from agents.policy import Decision
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
@@ -28,11 +28,13 @@ class Acted:
 
 @dataclass(frozen=True)
 class Child:
-    """A run that another one wants done: `workflow` on `input`, by `agent` (default: its own)."""
+    """A run that another one wants done: `workflow` on `input`, by `agent` (default: its own), in
+    the class `priority` (default: that of the run that asks)."""
 
     workflow: str
     input: dict[str, Any] = field(default_factory=dict)
     agent: str = ""
+    priority: Priority | None = None
 
 
 class Suspended(BaseException):
@@ -119,6 +121,10 @@ class Turn:
             WaitBegun(step=step, awaited="runs", runs=tuple(ids), until=until)
         )
         return told
+
+    async def begin(self, step: str, children: Sequence[Child]) -> list[str]:
+        """The ids of these runs, begun once; this one goes on and does not wait for them."""
+        return await self._office.spawn(self.run.run_id, self._epoch, step, children)
 
     def _until(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._clock.now() + timeout_s

@@ -168,6 +168,9 @@ class MemorySection(Section):
     erase_wait_s: float = Field(
         60.0, gt=0, description="how long a forgetting waits until the bytes are gone"
     )
+    conversation_tokens: int = Field(
+        1_000, ge=1, description="an agent's conversation over it is summed up in the background"
+    )
 
     @model_validator(mode="after")
     def _embedders_are_distinct(self) -> Self:

@@ -21,8 +21,6 @@ from cluster.settings import MemorySection
 from cluster.telemetry import logger
 from memory import provenance, transfer
 from memory import recall as ranking
-from memory.asking import Complete
-from memory.compression import compress
 from memory.documents import Archive
 from memory.embed import MINILM, Embedder, Space
 from memory.feed import Bounds, Index, Progress
@@ -41,7 +39,6 @@ from memory.scope import Filter
 from memory.searching import Searcher
 from memory.spaces import Spaces, SpaceState
 from memory.store import VectorStore
-from memory.summaries import EXTRACTIVE, POLICY, Outcome, Policy
 from memory.tiers import Echoes
 from memory.writer import Moved, Writer
 
@@ -229,18 +226,6 @@ class Memory:
         if record.tier == "long_term":
             return record
         return await self._writer.promote(record, Note(by, why))
-
-    async def compress(
-        self,
-        tenant: str,
-        session: str,
-        complete: Complete | None = None,
-        name: str = EXTRACTIVE,
-        policy: Policy = POLICY,
-    ) -> Outcome:
-        """Sum up a session that is over the policy's budget, by a model or in the speakers' own
-        words, and remember the summary as a record with parents; see `compression.compress`."""
-        return await compress(self, tenant, session, complete, name=name, policy=policy)
 
     async def forget(
         self, tenant: str, ids: Sequence[str] = (), subject: str = "", by: str = "", why: str = ""

@@ -70,8 +70,9 @@ class Outcome:
     why there is none, or why it is not the model's.
 
     tokens_before counts the originals, those of an older summary among them; tokens_after the
-    summary. facts is how many critical facts the probe looked for, repaired how many sentences were
-    added because it missed some, dropped the model's sentences that rested on nothing.
+    summary; saved_before is what the older summaries that it replaces had saved already. facts is
+    how many critical facts the probe looked for, repaired how many sentences were added because it
+    missed some, dropped the model's sentences that rested on nothing.
     """
 
     record: Record | None
@@ -83,6 +84,7 @@ class Outcome:
     repaired: int = 0
     dropped: tuple[str, ...] = ()
     calls: int = 0
+    saved_before: int = 0
 
     @property
     def accepted(self) -> bool:
@@ -93,6 +95,11 @@ class Outcome:
         """The share of tokens saved; 0 without a summary."""
         saved = self.tokens_before - self.tokens_after
         return saved / self.tokens_before if self.record and self.tokens_before else 0.0
+
+    @property
+    def saved(self) -> int:
+        """The tokens that it saves beyond what older summaries did; 0 without a summary."""
+        return self.tokens_before - self.tokens_after - self.saved_before if self.record else 0
 
 
 def text_tokens(text: str) -> int:
@@ -208,6 +215,10 @@ class _Draft:
     def _before(self) -> int:
         return sum(_tokens_before(record, self._count) for record in self._talk.records)
 
+    def _saved_before(self) -> int:
+        older = [r for r in self._talk.records if r.kind == KIND]
+        return sum(_tokens_before(r, self._count) - self._count(r.text) for r in older)
+
     def _record(self, text: str, before: int, after: int) -> Record:
         records = self._talk.records
         first = records[0]
@@ -235,7 +246,7 @@ class _Draft:
     ) -> Outcome:
         return Outcome(
             record, reasons, self._method, before, after, self._probe.count, self._repaired,
-            self._dropped, self.calls,
+            self._dropped, self.calls, self._saved_before(),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve as ray_serve
@@ -9,13 +10,18 @@ from ray import serve as ray_serve
 from agents.chat import HttpChat
 from agents.host import Workflow
 from agents.turn import Turn
-from agents.workflows import conversation, support, triage
+from agents.workflows import compression, conversation, support, triage
 from cluster.errors import DeadlineExceeded, Unavailable
-from cluster.session import actor
+from cluster.ids import SystemClock
 from cluster.settings import Settings
-from memory.records import Hit, Query
+from memory.log import Note
+from memory.records import Hit, Query, Record
+from memory.tiers import Ephemeral
+from serve.encoders import ServeEmbedder
+from serve.office import Named
+from serve.routes.runs import Office
 
-WORKFLOWS = ("support", "triage", "conversation")
+WORKFLOWS = ("support", "triage", "conversation", conversation.COMPRESSION)
 _TIMEOUT_S = 20.0
 
 
@@ -39,23 +45,38 @@ class ServeClassifier:
 
 
 class RemoteMemory:
-    """`support.Recaller` over the memory actor."""
+    """`agents.memories.Memories` over the memory actor."""
 
-    def __init__(self, name: str, kinds: tuple[str, ...]) -> None:
-        self._name = name
-        self._kinds = kinds
-        self._handle: Any = None
+    def __init__(self, office: Office) -> None:
+        self._office = office
 
-    async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
-        if self._handle is None:
-            self._handle = actor(self._name)
-        # a ticket is long and in many a language: weak evidence is better for a plan than none
-        query = Query(tenant=tenant, text=text, k=k, kinds=self._kinds, min_relevance=0.0)
-        try:
-            hits: list[Hit] = await asyncio.wait_for(self._handle.recall.remote(query), _TIMEOUT_S)
-        except TimeoutError:
-            raise DeadlineExceeded("memory", _TIMEOUT_S) from None
+    async def recall(self, query: Query) -> list[Hit]:
+        hits: list[Hit] = await self._ask("recall", query)
         return hits
+
+    async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
+        return int(await self._ask("remember", list(records), note))
+
+    async def get(self, tenant: str, id: str) -> Record:
+        record: Record = await self._ask("get", tenant, id)
+        return record
+
+    async def promote(
+        self, tenant: str, id: str, by: str, why: str, person: bool = False
+    ) -> Record:
+        record: Record = await self._ask("promote", tenant, id, by, why, person)
+        return record
+
+    async def listed(
+        self, tenant: str, after: str = "", limit: int = 100, subject: str = "", session: str = "",
+        kind: str = "", tier: str = "",
+    ) -> list[Record]:  # fmt: skip
+        asked = (tenant, after, limit, subject, session, kind, tier)
+        page: list[Record] = await self._ask("listed", *asked)
+        return page
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        return await self._office.ask(method, *args, timeout_s=_TIMEOUT_S)
 
 
 def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> dict[str, Workflow]:
@@ -64,29 +85,33 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     if {"planner", "routine"} - set(tiers):
         raise Unavailable("models", "a planner and a routine model are needed")
     chat = HttpChat(f"http://127.0.0.1:{settings.gateway.port}/v1", api_key=key)
+    remote = RemoteMemory(Named((memory,), "memory"))
+    limit = settings.agents.model_timeout_s
+    own = Ephemeral(ServeEmbedder(encoder, encoder), SystemClock())
+    policy = compression.policy_of(settings.memory.conversation_tokens)
     parts = support.Parts(
         chat=chat,
         classifier=ServeClassifier(encoder, "support"),
-        memory=RemoteMemory(memory, ("policy", "ticket")),
+        memory=remote,
         section=settings.support,
         planner=tiers["planner"],
         routine=tiers["routine"],
-        model_timeout_s=settings.agents.model_timeout_s,
+        model_timeout_s=limit,
     )
+    talk = conversation.Parts(chat, remote, own, SystemClock(), limit, policy)
     return {
         "support": functools.partial(support.work, parts=parts),
-        "triage": _triage(settings, memory, encoder),
-        "conversation": functools.partial(
-            conversation.work, chat=chat, timeout_s=settings.agents.model_timeout_s
+        "triage": _triage(settings, remote, encoder),
+        "conversation": functools.partial(conversation.work, parts=talk),
+        conversation.COMPRESSION: functools.partial(
+            compression.work, chat=chat, memory=remote, model=tiers["routine"], policy=policy
         ),
     }
 
 
-def _triage(settings: Settings, memory: str, encoder: str) -> Workflow:
-    recaller = RemoteMemory(memory, ("ticket",))
-
+def _triage(settings: Settings, memory: RemoteMemory, encoder: str) -> Workflow:
     async def work(turn: Turn) -> None:
         classifier = ServeClassifier(encoder, str(turn.run.input["head"]))
-        await triage.work(turn, classifier, recaller, settings.support.evidence)
+        await triage.work(turn, classifier, memory, settings.support.evidence)
 
     return work

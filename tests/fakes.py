@@ -25,7 +25,8 @@ from agents.waits import Came
 from agents.workflows.prompts import Message
 from cluster.errors import Conflict, InvalidInput, NotFound, StaleEpoch
 from cluster.settings import INFRA, SupportSection
-from memory.records import Hit, Record
+from memory.log import Note
+from memory.records import Hit, Query, Record
 
 DESK = INFRA / "support"
 POLICY = INFRA / "policy" / "support.cedar"
@@ -114,14 +115,20 @@ class ListRecaller:
 
     passages: list[tuple[str, str]] = field(default_factory=list)
     asked: int = 0
+    told: list[Record] = field(default_factory=list)
 
-    async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
+    async def recall(self, query: Query) -> list[Hit]:
         self.asked += 1
         records = [
-            Record(tenant=tenant, kind="policy", source=source, text=words, event_at=0.0)
-            for source, words in self.passages[:k]
+            Record(tenant=query.tenant, kind="policy", source=source, text=words, event_at=0.0)
+            for source, words in self.passages[: query.k]
         ]
         return [Hit(record, 0.8, "scripted") for record in records]
+
+    async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
+        new = [record for record in records if record not in self.told]
+        self.told += new
+        return len(new)
 
 
 def ticket(number: str) -> dict[str, str]:

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.chat import Chat
+from agents.workflows.conversation import Parts
 from cluster.settings import MemorySection
-from memory.embed import DIMENSION, MINILM, Space, Vectors
+from memory.embed import DIMENSION, MINILM, Embedder, Space, Vectors
 from memory.log import Log
 from memory.records import Record
 from memory.scope import Filter
 from memory.service import Memory
 from memory.store import Row, VectorStore
+from memory.summaries import POLICY, Policy
 from memory.tail import Tail
+from memory.tiers import Ephemeral
 
 START = 1_767_000_000.0
 
@@ -76,13 +80,17 @@ class Shelf(Tail):
 class Desk:
     """A memory with its parts at hand. `again` opens the same folder anew."""
 
-    def __init__(self, folder: Path, section: MemorySection, shelf: VectorStore | None) -> None:
+    def __init__(
+        self, folder: Path, section: MemorySection, shelf: VectorStore | None,
+        embedder: Embedder | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.section, self.shelf = folder, section, shelf
         self.words, self.clock = Words(), Ticking()
+        self.embedder = embedder or self.words
         self.memory = self._opened()
 
     def _opened(self) -> Memory:
-        return Memory(self.section, self.folder, self.words, self.clock, self.shelf)
+        return Memory(self.section, self.folder, self.embedder, self.clock, self.shelf)
 
     async def again(self) -> Memory:
         await self.memory.close()
@@ -101,6 +109,11 @@ class Desk:
         old._owner.release()
         self.memory = self._opened()
         return self.memory
+
+    def talk(self, chat: Chat, policy: Policy = POLICY) -> Parts:
+        """What the workflow `conversation` works with, over this memory."""
+        own = Ephemeral(self.embedder, self.clock)
+        return Parts(chat, self.memory, own, self.clock, 5.0, policy)
 
     @property
     def log(self) -> Log:

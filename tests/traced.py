@@ -82,6 +82,9 @@ class Shop(World):
 class Never:
     """A part that a replay must not ask."""
 
+    async def remember(self, records: Any, note: Any = None) -> int:
+        return 0  # it was remembered when the run was worked
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was asked for in a replay")
 

@@ -41,7 +41,7 @@ POSTS_SYSTEM: Final = (
 
 _TAG = re.compile(
     r"</?(?:ticket|intent|history|evidence|tools|task|intents|conversation"
-    r"|brief|outline|channels)\b[^>]*>",
+    r"|brief|outline|channels|memory)\b[^>]*>",
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"\s+")

@@ -13,15 +13,18 @@ from typing import Any, Final, Protocol
 from agents import plan as plans
 from agents.chat import Chat
 from agents.grounding import check
+from agents.lessons import LESSON, decision
+from agents.memories import Recaller, askable
 from agents.money import cents
 from agents.references import References
 from agents.tools import WHOLE_TOTAL, Offer, support_offers
 from agents.turn import Acted, Turn
 from agents.workflows import prompts
 from agents.workflows.prompts import Evidence
-from cluster.errors import InvalidInput
+from cluster.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from cluster.settings import SupportSection
-from memory.records import Hit
+from cluster.telemetry import logger
+from memory.records import Hit, Query
 
 SHOP: Final = "Lumen & Oak"
 OUT_OF_SCOPE: Final = "out_of_scope"
@@ -29,16 +32,15 @@ _PLAN_ATTEMPTS: Final = 2
 _DRAFT_ATTEMPTS: Final = 3
 _PLAN_TOKENS: Final = 160
 _DRAFT_TOKENS: Final = 220
+KINDS: Final = ("policy", LESSON)
+"""What is evidence: policies, and past tickets whose answers people stand by."""
+
+log = logger("support")
 
 
 class Classifier(Protocol):
     async def classify(self, text: str) -> dict[str, Any]:
         """`intent`, `confidence` (calibrated, 0 to 1), `out_of_scope` (0 to 1), `gate`."""
-
-
-class Recaller(Protocol):
-    async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
-        """The records that bear on `text`, best first, each with score and reason."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Case:
     """What one turn has gathered so far."""
 
     ticket: str
+    customer: str
     intent: dict[str, Any]
     references: References
     results: list[tuple[str, str]] = field(default_factory=list)
@@ -76,25 +79,27 @@ async def work(turn: Turn, parts: Parts) -> None:
     """Bring `turn`'s ticket to its end."""
     read = await turn.act("read", "read_ticket", {})
     if read.receipt is None:
-        return await _escalate(turn, None, "ticket unreadable", _why(read))
+        return await _escalate(turn, parts, None, "ticket unreadable", _why(read))
     references = References()
     text = references.rewrite(str(read.receipt["text"]))
     intent = await turn.phase("intent", lambda: parts.classifier.classify(text))
-    case = _Case(text, intent, references)
+    case = _Case(text, str(read.receipt["customer"]), intent, references)
     if doubt := _doubt(intent, parts.section):
-        return await _escalate(turn, case, *doubt)
+        return await _escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
     offers = support_offers(references.of_kind("ORDER"), references.of_kind("AMOUNT"))
     case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
-        return await _escalate(turn, case, "no plan", "the planner gave no valid plan")
+        return await _escalate(turn, parts, case, "no plan", "the planner gave no valid plan")
     for index, step in enumerate(plan.steps[:-1], 1):
         if trouble := await _do(turn, case, index, step):
-            return await _escalate(turn, case, *trouble)
+            return await _escalate(turn, parts, case, *trouble)
     last = plan.steps[-1]
     if last.tool == "escalate":
-        return await _escalate(turn, case, last.args["reason"], "the plan hands it to a person")
+        return await _escalate(
+            turn, parts, case, last.args["reason"], "the plan hands it to a person"
+        )
     await _reply(turn, parts, case)
     return None
 
@@ -110,14 +115,20 @@ def _doubt(intent: dict[str, Any], section: SupportSection) -> tuple[str, str] |
 
 async def _recall(turn: Turn, parts: Parts, case: _Case) -> list[dict[str, Any]]:
     async def recall() -> dict[str, Any]:
-        hits = await parts.memory.recall(
-            str(turn.run.input["tenant"]), case.ticket, parts.section.evidence
-        )
-        return {"passages": [passage(hit) for hit in hits]}
+        asked = evidence_for(turn, case.ticket, KINDS, parts.section.evidence)
+        return {"passages": [passage(hit) for hit in await parts.memory.recall(asked)]}
 
     found = await turn.phase("recall", recall)
     # Rewritten in the journal's order, so that a resumed turn has the same references.
     return [{**p, "text": case.references.rewrite(p["text"])} for p in found["passages"]]
+
+
+def evidence_for(turn: Turn, text: str, kinds: tuple[str, ...], k: int) -> Query:
+    """The question for what bears on a ticket. A ticket is long and in many a language: weak
+    evidence is better for a plan than none."""
+    return Query(
+        turn.run.tenant, askable(text) or "-", k, kinds, min_relevance=0.0, tiers=("long_term",)
+    )
 
 
 def passage(hit: Hit) -> dict[str, Any]:
@@ -256,15 +267,26 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
     acted = await turn.act("reply", "reply", {"text": text})
     if acted.receipt is None:
         detail = "; ".join(grounding["findings"][:3]) or _why(acted)
-        return await _escalate(turn, case, "reply withheld", f"{_why(acted)} ({detail})")
+        return await _escalate(turn, parts, case, "reply withheld", f"{_why(acted)} ({detail})")
     cited = set(grounding["cited"])
     sources = [e.source for e in evidence if e.id in cited]
     result = _result(turn, case) | {"reply": text, "cited": sources}
+    await _remember(turn, parts, case, "replied", acted.decision.reason)
     await turn.end("replied", acted.decision.reason, result)
     return None
 
 
-async def _escalate(turn: Turn, case: _Case | None, reason: str, detail: str) -> None:
+async def _remember(turn: Turn, parts: Parts, case: _Case, ended: str, reason: str) -> None:
+    """Keep how the ticket was decided, once however often it is done. It is decided all the same
+    when memory is away; the journal has it."""
+    record = decision(turn.run, case.customer, case.intent["intent"], ended, reason)
+    try:
+        await parts.memory.remember([record])
+    except (Unavailable, Overloaded, DeadlineExceeded) as error:
+        log.warning("run %s is not remembered: %s", turn.run.run_id, error)
+
+
+async def _escalate(turn: Turn, parts: Parts, case: _Case | None, reason: str, detail: str) -> None:
     summary = f"{reason}: {detail}"
     if case is not None:
         found = "\n".join(f"{e.id} {e.source}: {e.text}" for e in case.evidence())
@@ -276,6 +298,8 @@ async def _escalate(turn: Turn, case: _Case | None, reason: str, detail: str) ->
     if handed.receipt is None:
         detail = f"{detail}; the hand-over was refused too: {_why(handed)}"
         return await turn.end("failed", f"{reason}: {detail}", _result(turn, case))
+    if case is not None:
+        await _remember(turn, parts, case, "escalated", reason)
     return await turn.end("escalated", f"{reason}: {detail}", _result(turn, case))
 
 

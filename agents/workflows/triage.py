@@ -4,8 +4,10 @@ it is the cheapest model that does. Similar past tickets are recalled as the evi
 
 from typing import Any
 
+from agents.lessons import LESSON
+from agents.memories import Recaller
 from agents.turn import Turn
-from agents.workflows.support import Classifier, Recaller, passage
+from agents.workflows.support import Classifier, evidence_for, passage
 from cluster.errors import NotFound
 
 
@@ -18,8 +20,8 @@ async def work(turn: Turn, classifier: Classifier, memory: Recaller, evidence: i
     intent = await turn.phase("intent", lambda: classifier.classify(text))
 
     async def recall() -> dict[str, Any]:
-        hits = await memory.recall(str(turn.run.input["tenant"]), text, evidence)
-        return {"passages": [passage(hit) for hit in hits]}
+        asked = evidence_for(turn, text, (LESSON,), evidence)
+        return {"passages": [passage(hit) for hit in await memory.recall(asked)]}
 
     found = await turn.phase("recall", recall)
     result = {

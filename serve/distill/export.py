@@ -13,7 +13,7 @@ customers, are divided into splits: one customer's runs may stand on both sides.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,8 @@ from agents.turn import Turn
 from agents.workflows import support
 from cluster.errors import Conflict, DataError, InvalidInput
 from cluster.settings import SupportSection
+from memory.log import Note
+from memory.records import Query, Record
 from serve.distill.chats import Message, Provenance, TracedChat, split_of, write_chats
 
 OPEN: Final = "run has not ended"
@@ -181,5 +183,8 @@ class _Never:
     async def classify(self, text: str) -> dict[str, Any]:
         raise Conflict("replay", "the intent is not in the journal")
 
-    async def recall(self, tenant: str, text: str, k: int) -> list[Any]:
+    async def recall(self, query: Query) -> list[Any]:
         raise Conflict("replay", "what was recalled is not in the journal")
+
+    async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
+        return 0  # it was remembered when the run was worked

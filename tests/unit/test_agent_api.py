@@ -15,12 +15,13 @@ from agents.turn import Turn
 from agents.workflows import conversation
 from cluster.errors import Unavailable
 from cluster.ids import SystemClock
-from cluster.settings import AgentsSection, GatewaySection, ModelSection
+from cluster.settings import AgentsSection, GatewaySection, MemorySection, ModelSection
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.metering import Meter
 from serve.router import Router
 from tests.fakes import ticket
+from tests.memories import Desk, Shelf
 from tests.world import World, connect
 
 T = "T-001"
@@ -95,9 +96,10 @@ def parsed(text: str) -> list[dict[str, Any]]:
 @pytest.fixture
 async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     echo = Echo()
+    desk = Desk(tmp_path, MemorySection(), Shelf())
     world = World(
         tmp_path, listening, AgentsSection(),
-        conversation=partial(conversation.work, chat=echo, timeout_s=5.0),
+        conversation=partial(conversation.work, parts=desk.talk(echo)),
     )  # fmt: skip
     connect(monkeypatch, world)
     world.connector.open_tickets([ticket(T)])
@@ -106,6 +108,7 @@ async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield Api(world, client, echo)
     await world.stop()
+    await desk.memory.close()
 
 
 def _empty() -> tuple[Catalog, Router, Meter]:
@@ -164,7 +167,8 @@ async def test_a_streamed_message_tells_what_happens_and_ends_with_the_answer(ap
         assert response.headers["content-type"].startswith("text/event-stream")
         events = parsed((await response.aread()).decode())
     kinds = [e.get("event") for e in events]
-    assert kinds == ["run_started", "run_claimed", "phase_done", "run_ended", "answer", None]
+    begun = ["run_started", "run_claimed"]
+    assert kinds == [*begun, "phase_done", "phase_done", "run_ended", "answer", None]
     assert json.loads(events[-2]["data"])["content"] == "1: hi"
     assert events[-1]["data"] == "[DONE]"
 

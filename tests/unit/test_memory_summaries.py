@@ -13,7 +13,7 @@ from agents.chat import Completion
 from agents.summariser import Summariser, as_sentences
 from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
 from cluster.settings import MemorySection
-from memory.compression import Compressor, compress
+from memory.compression import compress
 from memory.conversations import current, read, talk
 from memory.dates import anchored
 from memory.probe import Probe
@@ -467,19 +467,21 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 async def test_an_accepted_summary_is_remembered_beside_its_originals(desk: Desk) -> None:
     await desk.memory.remember(records())
-    outcome = await desk.memory.compress("acme", "s1", Says(FAITHFUL), "m", STRICT)
+    outcome = await compress(desk.memory, "acme", "s1", Says(FAITHFUL), name="m", policy=STRICT)
     assert outcome.record is not None
     kept = await desk.memory.get("acme", outcome.record.id)
     assert kept.trust == "untrusted" and kept.parents == outcome.record.parents
     for id in kept.parents:
         assert (await desk.memory.get("acme", id)).kind == "message"
-    again = await desk.memory.compress("acme", "s1", Says(FAITHFUL), "m", STRICT)
+    again = await compress(desk.memory, "acme", "s1", Says(FAITHFUL), name="m", policy=STRICT)
     assert again.record is None
 
 
 async def test_a_rejected_summary_leaves_memory_as_it_was(desk: Desk) -> None:
     await desk.memory.remember(records())
-    outcome = await desk.memory.compress("acme", "s1", Says("Orders: LO-1."), "m", STRICT)
+    outcome = await compress(
+        desk.memory, "acme", "s1", Says("Orders: LO-1."), name="m", policy=STRICT
+    )
     assert outcome.record is None
     assert await desk.memory.count("acme") == 4
     with pytest.raises(InvalidInput, match="session"):
@@ -488,23 +490,25 @@ async def test_a_rejected_summary_leaves_memory_as_it_was(desk: Desk) -> None:
 
 async def test_forgetting_a_message_takes_its_summary_with_it(desk: Desk) -> None:
     await desk.memory.remember(records())
-    outcome = await desk.memory.compress("acme", "s1", policy=REPAIRED)
+    outcome = await compress(desk.memory, "acme", "s1", policy=REPAIRED)
     assert outcome.record is not None
     await desk.memory.forget("acme", [records()[0].id], by="a", why="asked")
     left = await desk.memory.listed("acme", session="s1")
     assert {r.kind for r in left} == {"message"} and len(left) == 3
 
 
-async def test_the_compressor_works_in_the_background_and_counts_what_it_saves(desk: Desk) -> None:
+async def test_each_token_of_the_originals_counts_once_as_saved(desk: Desk) -> None:
     made = conversation(1)
-    await desk.memory.remember(made.records)
-    compressor = Compressor(desk.memory, policy=Policy(budget_tokens=100, least_cut=0.3))
-    compressor.notice("acme", "s1")
-    compressor.notice("acme", "unknown")
-    work = asyncio.create_task(compressor.run())
-    while not compressor.totals.accepted:
-        await asyncio.sleep(0.01)
-    work.cancel()
-    (summary,) = await desk.memory.listed("acme", session="s1", kind="summary")
-    told = int(summary.meta["tokens_before"]) - int(summary.meta["tokens"])
-    assert compressor.totals.tokens_saved == told > 0
+    policy = Policy(budget_tokens=60, recent=2, least_cut=0.2)
+    half = len(made.records) // 2
+    await desk.memory.remember(made.records[:half])
+    first = await compress(desk.memory, "acme", "s1", policy=policy)
+    await desk.memory.remember(made.records[half:])
+    second = await compress(desk.memory, "acme", "s1", policy=policy)
+    assert first.record is not None and second.record is not None
+    assert first.record.id in second.record.parents
+    told = [int(second.record.meta[name]) for name in ("tokens_before", "tokens")]
+    assert first.saved > 0
+    assert first.saved + second.saved == told[0] - told[1]
+    again = await compress(desk.memory, "acme", "s1", policy=policy)
+    assert (again.record, again.saved) == (None, 0)

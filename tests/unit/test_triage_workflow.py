@@ -6,7 +6,7 @@ import pytest
 
 from agents.workflows.triage import work
 from cluster.errors import NotFound, Unavailable
-from memory.records import Hit
+from memory.records import Hit, Query
 from tests.fakes import ListRecaller, Office, ScriptedClassifier, connector, ticket
 
 
@@ -55,7 +55,7 @@ async def test_a_ticket_that_is_gone_is_not_found(office: Office) -> None:
 
 async def test_a_resumed_turn_classifies_and_assigns_once(office: Office) -> None:
     class Away(ListRecaller):
-        async def recall(self, tenant: str, text: str, k: int) -> list[Hit]:
+        async def recall(self, query: Query) -> list[Hit]:
             raise Unavailable("memory", "starting")
 
     classifier = ScriptedClassifier()
