@@ -39,7 +39,7 @@ from serve.directory import start_directory
 from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
 from serve.engines import NODE, Wiring, deploy_engines, failure
-from serve.gateway import gateway_application
+from serve.gateway_server import Surroundings, gateway_application
 from serve.office import Named
 from serve.registry import serving
 from serve.routes.batches import archive_routes
@@ -126,21 +126,20 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
     remembered = Named((MEMORY,), "memory")
-    gateway = gateway_application(
-        settings.gateway,
-        settings.models,
-        directory=DIRECTORY,
-        secret=secret,
+    around = Surroundings(
+        DIRECTORY,
+        secret,
+        settings.accounts,
+        settings.data_dir.resolve(),
+        tenant=settings.tenant,
         encoder=(ENCODER, ENCODER),
         office=Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator"),
-        tenant=settings.tenant,
         extra_routes=(
             functools.partial(memory_routes, remembered),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),
-        accounts=settings.accounts,
-        data_dir=settings.data_dir.resolve(),
     )
+    gateway = gateway_application(settings.gateway, settings.models, around)
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
     ray_serve.run_many(targets, wait_for_applications_running=False)
 

@@ -5,8 +5,8 @@ from typing import Final
 
 from serve.admission import Admission, Hold
 from serve.budgets import price
+from serve.calls import Answer
 from serve.ledger import Used
-from serve.router import Answer
 
 BYTES_A_TOKEN: Final = 4
 PATIENCE_S: Final = 5.0

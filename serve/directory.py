@@ -19,7 +19,7 @@ NOTICED_S: Final = 1.0  # by then a gateway that is well has seen who left
 @dataclass(frozen=True)
 class Replica:
     """One engine process of a Serve application that answers HTTP at `url`. `running` and
-    `waiting` are requests."""
+    `waiting` are requests, `kv_usage` is the share of its KV cache in use."""
 
     id: str
     model: str
@@ -27,6 +27,7 @@ class Replica:
     running: int = 0
     waiting: int = 0
     application: str = ""
+    kv_usage: float = 0.0
 
     @property
     def load(self) -> int:

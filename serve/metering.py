@@ -3,14 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from cluster.settings import ModelSection
 from serve.catalog import Catalog, cost_usd
+from serve.problems import Problem
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _EVENT_END = b"\n\n"
 _DATA = b"data: "
 
@@ -51,6 +53,32 @@ def usage_in(body: bytes) -> Usage:
 def usd_text(cost: float) -> str:
     """USD without an exponent, to a billionth."""
     return f"{cost:.9f}"
+
+
+class Metering(Protocol):
+    """Passes a stream on and learns from it what it used."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the engine told, or an estimate when the stream broke off before that."""
+        ...
+
+    @property
+    def counted(self) -> bool:
+        """Whether the engine has told the usage of the whole: only the stream's end is to come."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """The next bytes from the engine; returns those to send on, whole events only."""
+        ...
+
+    def finish(self) -> bytes:
+        """What is left when the engine closed the stream."""
+        ...
+
+    def broken(self, problem: Problem) -> bytes:
+        """What a client is sent last, in place of the rest."""
+        ...
 
 
 class StreamMeter:
@@ -97,6 +125,10 @@ class StreamMeter:
         rest, self._rest = self._rest, b""
         return rest
 
+    def broken(self, problem: Problem) -> bytes:
+        """An error event; whoever reads it sees no `[DONE]`."""
+        return problem.event()
+
     def _event(self, event: bytes) -> bytes:
         if b'"usage":' not in event or not event.startswith(_DATA):
             return event
@@ -133,6 +165,16 @@ class Meter:
             "From the request's arrival to the first byte of the answer",
             ["model"], buckets=_SECONDS, registry=own,
         )  # fmt: skip
+        self._engine_first = Histogram(
+            "mainspring_engine_time_to_first_byte_seconds",
+            "From sending to the engine to the first byte of its answer",
+            ["model"], buckets=_SECONDS, registry=own,
+        )  # fmt: skip
+        self._between = Histogram(
+            "mainspring_inter_token_seconds",
+            "Mean time between two tokens of one streamed answer",
+            ["model"], buckets=_BETWEEN, registry=own,
+        )  # fmt: skip
         self._engine = Histogram(
             "mainspring_engine_seconds", "From sending to the engine to its last byte",
             ["model"], buckets=_SECONDS, registry=own,
@@ -163,18 +205,24 @@ class Meter:
     def sent(self, model: str, seconds: float) -> None:
         self._gateway.labels(model).observe(seconds)
 
-    def first_byte(self, model: str, seconds: float) -> None:
+    def first_byte(self, model: str, seconds: float, engine_seconds: float) -> None:
+        """The first byte of an answer, counted from its request's arrival and from its sending."""
         self._first.labels(model).observe(seconds)
+        self._engine_first.labels(model).observe(engine_seconds)
 
-    def done(self, model: str, status: int, usage: Usage, engine_seconds: float) -> float:
-        """A finished answer. Returns its cost in USD."""
+    def done(
+        self, model: str, status: int, usage: Usage, engine_seconds: float, inter_token_s: float
+    ) -> None:
+        """A finished answer. `inter_token_s` is the mean time between two of its tokens, zero when
+        they came as one."""
         cost = cost_usd(self._catalog.model(model), usage.prompt_tokens, usage.completion_tokens)
         self._requests.labels(model, str(status)).inc()
         self._engine.labels(model).observe(engine_seconds)
         self._tokens.labels(model, "in").inc(usage.prompt_tokens)
         self._tokens.labels(model, "out").inc(usage.completion_tokens)
         self._cost.labels(model).inc(cost)
-        return cost
+        if inter_token_s:
+            self._between.labels(model).observe(inter_token_s)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -46,11 +46,20 @@ class Features:
 
 @dataclass(frozen=True)
 class Load:
-    """One model now: live replicas, requests in work, and how many may be at once."""
+    """One model now: live replicas, requests in work from here, and how many may be at once.
+
+    Then what its engines tell: requests that generate and that wait, the fullest one's share of KV
+    cache in use, and what answers take of late from sending to the first and to the last byte,
+    seconds; zero while nothing is known."""
 
     replicas: int
     in_work: int
     capacity: int
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    ttft_s: float = 0.0
+    service_s: float = 0.0
 
     @property
     def full(self) -> bool:

@@ -12,6 +12,7 @@ from cluster.errors import InvalidInput
 
 MAX_DEPTH = 64
 MAX_CHOICES = 64
+MAX_PRIORITY = 1_000
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -23,10 +24,12 @@ class Body(BaseModel):
 
 
 class Options(Body):
-    """The `mainspring` object of a request. `session` keeps a conversation on one replica."""
+    """The `mainspring` object of a request. `session` keeps a conversation on one replica. Work of
+    the class `batch` is work that nobody waits for: it yields to all other."""
 
     deadline_ms: int | None = Field(None, ge=1, le=3_600_000)
     session: str | None = Field(None, max_length=256)
+    work: Literal["interactive", "batch"] = Field("interactive", alias="class")
 
 
 class Message(BaseModel):
@@ -62,6 +65,7 @@ class ChatRequest(BaseModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     user: str | None = None
+    priority: int | None = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     mainspring: Options = Options()
 
     @property

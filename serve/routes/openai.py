@@ -17,11 +17,11 @@ from serve.admission import Admission
 from serve.bill import Bill
 from serve.budgets import Worst, usd_of, worst_case
 from serve.callers import caller_of, principal_of, request_id_of
+from serve.calls import Answer, Call, Engines
 from serve.catalog import EMBEDDING_MODEL, Catalog, model_card
 from serve.ledger import Used
-from serve.metering import Meter, usage_in, usd_text
+from serve.metering import Meter, usd_text
 from serve.problems import Refused
-from serve.router import Answer, Call, Router
 from serve.routing import Route, features_of, route
 from serve.schemas import ChatRequest, EmbeddingRequest, encode, parse_body, read
 
@@ -51,14 +51,14 @@ class OpenAIRoutes:
     def __init__(
         self,
         catalog: Catalog,
-        router: Router,
+        engines: Engines,
         meter: Meter,
         clock: Clock,
         deadline_s: float,
         embed: Embed | None,
         admission: Admission,
     ) -> None:
-        self._catalog, self._router, self._meter = catalog, router, meter
+        self._catalog, self._engines, self._meter = catalog, engines, meter
         self._admission = admission
         self._clock, self._deadline_s, self._embed = clock, deadline_s, embed
         self._created = int(clock.now())
@@ -88,11 +88,11 @@ class OpenAIRoutes:
         request = read(ChatRequest, payload)
         features = features_of(request)
         self._refuse_too_long(request)
-        chosen = route(features, self._catalog, self._router.load())
+        chosen = route(features, self._catalog, self._engines.load())
         call = self._call(http, payload, request, arrived)
         bill = await self._let_in(http, request, chosen, call)
         try:
-            answer = await unless_gone(http, self._router.send(chosen, call, bool(request.stream)))
+            answer = await unless_gone(http, self._engines.send(chosen, call))
         except BaseException:
             bill.release()
             raise
@@ -101,8 +101,8 @@ class OpenAIRoutes:
             worst = self._worst(request, call, (answer.model.id,))
             headers["x-mainspring-cost-max-usd"] = usd_text(usd_of(worst.nano))
             headers["cache-control"] = "no-cache"
-            return EngineStream(self._router, answer, bill, headers)
-        self._router.release(answer, 200, usage_in(answer.body))
+            return EngineStream(answer, bill, headers)
+        answer.release(200)
         headers["x-mainspring-cost-usd"] = usd_text(usd_of(await bill.settled(answer)))
         return Response(answer.body, media_type="application/json", headers=headers)
 
@@ -167,9 +167,12 @@ class OpenAIRoutes:
             request_id=request_id_of(http),
             arrived=arrived,
             deadline=arrived + seconds,
+            stream=bool(request.stream),
             affinity=options.session or http.headers.get("x-session-id") or prefix,
             wants_usage=wants_usage,
             body_bytes=body_bytes,
+            batch=options.work == "batch",
+            priority=request.priority or 0,
         )
 
     def _refuse_too_long(self, request: ChatRequest) -> None:
@@ -209,20 +212,20 @@ class EngineStream(StreamingResponse):
     Its end is sent once it is paid for: a client never has a whole answer that a gateway, killed at
     that moment, would have given away."""
 
-    def __init__(self, router: Router, answer: Answer, bill: Bill, headers: dict[str, str]) -> None:
-        self._router, self._answer, self._bill = router, answer, bill
+    def __init__(self, answer: Answer, bill: Bill, headers: dict[str, str]) -> None:
+        self._answer, self._bill = answer, bill
         super().__init__(self._paid(), media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._router.release(self._answer, 499, self._answer.meter.usage)
+            self._answer.release(499)
             self._bill.settle(self._answer)
 
     async def _paid(self) -> AsyncIterator[bytes]:
         end: list[bytes] = []
-        async for data in self._router.stream(self._answer):
+        async for data in self._answer.stream():
             if self._answer.meter.counted:
                 end.append(data)
             else:

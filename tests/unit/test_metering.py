@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,10 +67,11 @@ def test_usage_of_a_whole_answer() -> None:
     assert usage_in(b'{"usage":null}') == Usage()
 
 
-def test_meter_books_tokens_cost_and_status() -> None:
+def test_meter_books_tokens_cost_status_and_the_time_between_tokens() -> None:
     meter = Meter(Catalog((MODEL,)))
-    assert meter.done("small", 200, Usage(1_000_000, 1_000_000), 0.2) == pytest.approx(4.0)
+    meter.done("small", 200, Usage(1_000_000, 1_000_000), 0.2, 0.004)
     text = meter.text().decode()
     assert 'mainspring_requests_total{model="small",status="200"} 1.0' in text
     assert 'mainspring_tokens_total{direction="out",model="small"} 1e+06' in text
     assert 'mainspring_cost_usd_total{model="small"} 4.0' in text
+    assert 'mainspring_inter_token_seconds_sum{model="small"} 0.004' in text

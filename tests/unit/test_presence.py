@@ -10,11 +10,12 @@ import pytest
 from cluster.ids import SystemClock
 from cluster.settings import ModelSection
 from serve import presence as module
+from serve.calls import Call
 from serve.catalog import Catalog
 from serve.directory import Directory, Replica
 from serve.metering import Meter
 from serve.presence import Presence
-from serve.router import Call, Router
+from serve.router import Router
 from serve.routing import Route
 
 pytestmark = pytest.mark.enable_socket
@@ -88,8 +89,8 @@ async def router(directory: Directory) -> AsyncIterator[Router]:
 async def ask(router: Router) -> str:
     now = SystemClock().monotonic()
     route = Route((MODEL.id,), "test", 0.0)
-    answer = await router.send(route, Call({}, "r", now, now + 30.0), stream=False)
-    router.release(answer, 200, answer.meter.usage)
+    answer = await router.send(route, Call({}, "r", now, now + 30.0))
+    answer.release(200)
     return str(json.loads(answer.body)["name"])
 
 

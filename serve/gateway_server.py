@@ -1,0 +1,114 @@
+"""The gateway as a Serve deployment."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from ray import serve as ray_serve
+
+from cluster.errors import MainspringError, Unavailable
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import AccountsSection, GatewaySection, ModelSection
+from cluster.telemetry import logger
+from serve.books import Books
+from serve.catalog import Catalog
+from serve.gateway import build_app
+from serve.metering import Meter
+from serve.router import Router
+from serve.routes.openai import Embed
+from serve.routes.runs import Office
+from serve.watch import Watch
+
+log = logger("gateway")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a gateway needs of the stack around it; must pickle.
+
+    `directory` is where the engines are listed, `secret` opens them. `data_dir`, absolute, is where
+    a SQLite file of the `accounts` lies; `tenant` is the settings' own. `encoder` is (deployment,
+    application) of an encoder with `embed(list[str])`; `office` reaches the orchestrators,
+    `tellers` who else has metrics; `extra_routes` are called in the replica."""
+
+    directory: str
+    secret: str = field(repr=False)
+    accounts: AccountsSection
+    data_dir: Path
+    tenant: str = "default"
+    encoder: tuple[str, str] | None = None
+    office: Office | None = None
+    tellers: Sequence[Office] = ()
+    extra_routes: Sequence[Callable[[], APIRouter]] = ()
+
+
+class Gateway:
+    """The Serve deployment around `build_app`: finds the engines and the encoder by name."""
+
+    def __init__(
+        self, section: GatewaySection, models: tuple[ModelSection, ...], around: Surroundings
+    ) -> None:
+        self._section, self._catalog, self._around = section, Catalog(models), around
+        self._books = Books(around.accounts, around.data_dir, SystemClock(), SystemIds())
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
+        around, catalog, clock = self._around, self._catalog, SystemClock()
+        self._watch, meter = Watch(around.directory, clock), Meter(catalog)
+        self._router = Router(
+            catalog, self._watch.replicas, meter, clock, around.secret, self._section.replicas
+        )
+        return build_app(
+            self._section,
+            catalog,
+            self._router,
+            meter,
+            embed=None if around.encoder is None else _encoder(*around.encoder),
+            office=around.office,
+            tellers=around.tellers,
+            tenant=around.tenant,
+            books=self._books,
+            own_key=around.secret,
+            extra_routes=around.extra_routes,
+            names_answers=False,
+        )
+
+    async def __del__(self) -> None:
+        """Called by Serve once the replica has drained."""
+        self._watch.stop()
+        await self._router.close()
+        await self._books.close()
+
+
+def gateway_application(
+    section: GatewaySection, models: tuple[ModelSection, ...], around: Surroundings
+) -> ray_serve.Application:
+    """The gateway as a Serve application for the route `/`."""
+    deployment = ray_serve.deployment(
+        ray_serve.ingress()(Gateway),
+        name="gateway",
+        num_replicas=section.replicas,
+        max_ongoing_requests=section.max_ongoing_requests,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    return deployment.bind(section, models, around)
+
+
+def _encoder(deployment: str, application: str) -> Embed:
+    async def embed(texts: list[str]) -> Any:
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            handle = ray_serve.get_deployment_handle(deployment, app_name=application)
+            return await handle.embed.remote(texts)
+        except (RayError, RayServeException) as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, MainspringError):
+                raise cause from None
+            log.warning("the encoder does not answer: %s", error)
+            raise Unavailable("the encoder", "it does not answer", 2.0) from None
+
+    return embed
