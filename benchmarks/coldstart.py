@@ -8,7 +8,6 @@ start that is not ours.
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,10 @@ import httpx
 import psutil
 
 from benchmarks.report import Figure, write
+from benchmarks.stacks import stack
 from cluster.environment import STACK_VARIABLE
 from cluster.settings import load
 from serve.catalog import resolve_source
-from serve.running import read
 
 TARGET_READY_S = 120.0
 TARGET_RSS_GB = 10.0
@@ -56,44 +55,20 @@ def main() -> int:
 
 
 def _start_stack(profile: str) -> dict[str, Any]:
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="coldstart-") as folder:
-        environment = {**os.environ, "MAINSPRING_DATA_DIR": folder}
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serve.cli", "up", "--profile", profile],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            url = _address(process, Path(folder), began)
-            httpx.get(f"{url}/readyz", timeout=60).raise_for_status()
+        with stack(Path(folder), profile) as running:
             ready = time.monotonic() - began
-            running = read(Path(folder))
-            assert running is not None
-            memory = _memory(running.stack, process.pid)
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
+            memory = _memory(running.stack, running.pid)
     return {"ready_s": round(ready, 1), "phases": running.phases, **memory}
 
 
-def _address(process: subprocess.Popen[bytes], folder: Path, began: float) -> str:
-    while time.monotonic() - began < _LIMIT_S:
-        if process.poll() is not None:
-            assert process.stderr is not None
-            raise SystemExit(f"the stack did not start: {process.stderr.read().decode()[-2000:]}")
-        running = read(folder)
-        if running is not None and running.url:
-            return running.url
-        time.sleep(0.1)
-    raise SystemExit(f"the stack was not ready after {_LIMIT_S:.0f} s")
-
-
-def _memory(stack: str, owner: int) -> dict[str, Any]:
+def _memory(stack_id: str, owner: int) -> dict[str, Any]:
     """RSS counts a shared page once for each process that maps it; PSS shares it out."""
     rss = pss = count = 0
     for process in psutil.process_iter():
         try:
-            ours = process.pid == owner or process.environ().get(STACK_VARIABLE) == stack
+            ours = process.pid == owner or process.environ().get(STACK_VARIABLE) == stack_id
             if not ours:
                 continue
             full = process.memory_full_info()
