@@ -175,7 +175,7 @@ def _is_over(payload: Any) -> bool:
         case EffectResolved(done=done):
             return done
         case StepDecided(answer=answer):
-            return answer != "allow"
+            return answer == "deny"
     return False
 
 

@@ -76,7 +76,9 @@ class Endings:
         # One text for every attempt, so that the hand-over keeps its key.
         summary = f"given up after {state.options.attempts} turns"
         args = {"reason": "failed turns", "summary": summary}
-        handed = await self._effects.act(state, Step(control.GIVE_UP, "escalate", args))
+        handed = await self._effects.act(
+            state, Step(control.GIVE_UP, "escalate", args), waits=False
+        )
         return "escalated" if handed.receipt is not None else "failed"
 
     async def _settle(self, state: RunState) -> None:
@@ -97,7 +99,8 @@ class Endings:
             if tool.undo:
                 of = Step(name, done.tool, done.args).key(run_id)
                 step = Step(f"{_UNDO}{name}", tool.undo, {"of": of})
-                acted = await self._effects.act(await self._runs.owned(run_id, epoch), step)
+                owned = await self._runs.owned(run_id, epoch)
+                acted = await self._effects.act(owned, step, waits=False)
             told["left" if acted is None or acted.receipt is None else "undone"].append(name)
         return told
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-Answer = Literal["allow", "deny", "ask"]
+Answer = Literal["allow", "deny", "modify", "ask", "wait"]
 Priority = Literal["interactive", "background"]
-Awaited = Literal["timer", "signal", "runs"]
+Awaited = Literal["timer", "signal", "runs", "approval"]
+Asks = Literal["wait", "hand_over"]
 
 
 class _Event(BaseModel):
@@ -21,11 +22,13 @@ class RunOptions(_Event):
     """How a run is to be worked on. `priority` is its class in the queue of turns; it ends as
     failed at `deadline_at` (seconds since the epoch) and after `attempts` broken turns without
     getting on. `parent` is the run that waits for it. A fork knows what `forked_from` did up to
-    event `forked_at`."""
+    event `forked_at`. What policy wants asked waits for a person, or is not done and the run goes
+    on without it (`hand_over`); by default as the settings say."""
 
     priority: Priority = "interactive"
     deadline_at: float | None = None
     attempts: int = 3
+    asks: Asks | None = None
     parent: str = ""
     forked_from: str = ""
     forked_at: int = 0
@@ -60,7 +63,9 @@ class PhaseDone(_Event):
 
 
 class StepDecided(_Event):
-    """Policy answered whether a step may be done."""
+    """Policy answered whether a step may be done, on `facts`. `changed` are arguments that it, or
+    the person of the `approval` that the answer rests on, cut down; `until` is when a step that
+    waits is decided again; `rules` are those that want a person."""
 
     kind: Literal["step_decided"] = "step_decided"
     step: str
@@ -69,6 +74,51 @@ class StepDecided(_Event):
     answer: Answer
     rule: str
     reason: str
+    changed: dict[str, Any] = Field(default_factory=dict)
+    until: float | None = None
+    rules: tuple[str, ...] = ()
+    facts: dict[str, Any] = Field(default_factory=dict)
+    approval: str = ""
+
+
+class ApprovalAsked(_Event):
+    """A person is asked whether `step` may do `tool` with the arguments of this `digest`, because
+    `rules` want that. The answer is worth nothing from `expires_at` on; `to` is who is asked
+    first; `cents` is the amount, where the tool has one, and `changed` what policy had cut down."""
+
+    kind: Literal["approval_asked"] = "approval_asked"
+    step: str
+    approval: str
+    tool: str
+    digest: str
+    rules: tuple[str, ...]
+    reason: str
+    expires_at: float
+    to: str
+    cents: int | None = None
+    changed: dict[str, Any] = Field(default_factory=dict)
+
+
+class ApprovalReminded(_Event):
+    """Nobody has answered: reminder `number` goes to the next of the chain."""
+
+    kind: Literal["approval_reminded"] = "approval_reminded"
+    step: str
+    approval: str
+    number: int
+    to: str
+
+
+class ApprovalAnswered(_Event):
+    """A person has answered. With `at_most` (cents) no more than that may be spent."""
+
+    kind: Literal["approval_answered"] = "approval_answered"
+    step: str
+    approval: str
+    approved: bool
+    by: str
+    note: str = ""
+    at_most: int | None = None
 
 
 class EffectStarted(_Event):
@@ -123,7 +173,8 @@ class EffectResolved(_Event):
 
 class WaitBegun(_Event):
     """The run needs no host until something comes: the time `until` (seconds since the epoch), the
-    signal `signal`, or the end of all `runs`. `until` also ends the other two."""
+    signal `signal`, or the end of all `runs`; `until` also ends the other two. Or the answer to the
+    approval `signal`: then `until` is when the next person is reminded."""
 
     kind: Literal["wait_begun"] = "wait_begun"
     step: str
@@ -197,6 +248,9 @@ Payload = Annotated[
     | RunClaimed
     | PhaseDone
     | StepDecided
+    | ApprovalAsked
+    | ApprovalReminded
+    | ApprovalAnswered
     | EffectStarted
     | EffectDone
     | EffectFailed

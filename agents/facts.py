@@ -15,11 +15,24 @@ class Thresholds:
     max_out_of_scope: float
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a workflow is trusted (its autonomy, 0 to 3), and what a tenant's agents have done
+    with a tool that spends: how often in the last hour, whose oldest leaves it at `hour_frees_at`
+    (seconds since the epoch), and the cents of the last day."""
+
+    autonomy: int = 0
+    hour_count: int = 0
+    day_cents: int = 0
+    hour_frees_at: int = 0
+
+
 def facts_for(
-    tool: str, args: dict[str, Any], run: RunState, agent: AgentState, thresholds: Thresholds
-) -> dict[str, Any]:
+    tool: str, args: dict[str, Any], run: RunState, agent: AgentState, thresholds: Thresholds,
+    standing: Standing,
+) -> dict[str, Any]:  # fmt: skip
     """What the policy's schema lists for `tool`. A missing lookup leaves facts that deny."""
-    facts = _common(run, thresholds)
+    facts = _common(run, thresholds) | {"tenant": run.tenant, "autonomy": standing.autonomy}
     if tool == "refund":
         order = _order(run, str(args.get("order", "")))
         facts |= {
@@ -29,6 +42,9 @@ def facts_for(
             "agent_refunded_cents": agent.refunded_cents + _refunded(run),
             "named_cents": largest_named(str(run.receipts.get("read", {}).get("text", ""))),
             "order_status": str(order.get("status", "unknown")),
+            "hour_count": standing.hour_count,
+            "day_cents": standing.day_cents,
+            "hour_frees_at": standing.hour_frees_at,
         }
     elif tool == "reply":
         found = run.phases.get("grounding", {}).get("findings", ["the draft was not checked"])

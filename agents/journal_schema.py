@@ -49,6 +49,22 @@ MIGRATIONS: Final = (
         PRIMARY KEY (tenant, name)
     )
     """,
+    """
+    CREATE TABLE spending (
+        run_id TEXT NOT NULL, step TEXT NOT NULL, tenant TEXT NOT NULL, tool TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL, cents BIGINT NOT NULL,
+        PRIMARY KEY (run_id, step)
+    );
+    CREATE INDEX spending_by_tool ON spending (tenant, tool, at);
+    CREATE TABLE approvals (
+        approval TEXT PRIMARY KEY, tenant TEXT NOT NULL, run_id TEXT NOT NULL, step TEXT NOT NULL,
+        workflow TEXT NOT NULL, agent TEXT NOT NULL, tool TEXT NOT NULL,
+        asked_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION NOT NULL, cents BIGINT,
+        answer TEXT NOT NULL, answered_by TEXT NOT NULL, answered_at DOUBLE PRECISION,
+        at_most BIGINT
+    );
+    CREATE INDEX approvals_by_tenant ON approvals (tenant, answer, asked_at)
+    """,
 )
 
 # Built once: what SQLAlchemy makes of a text costs more than the database's own work on it.

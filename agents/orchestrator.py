@@ -9,7 +9,7 @@ by being recovered alone. Several orchestrators share the runs by agent (`owners
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -19,33 +19,35 @@ from prometheus_client.core import Metric
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from agents import control
+from agents.agent_office import AgentOffice
+from agents.approvals import Answer as Said
+from agents.approvals import ApprovalRow, Approvals, Asking
+from agents.autonomy import Autonomy
 from agents.batching import Answer, Call, answered
 from agents.driver import Driver
 from agents.effects import Effects, Step
 from agents.endings import Endings
 from agents.events import Event, RunOptions, WaitBegun
-from agents.facts import Thresholds, facts_for
+from agents.facts import Standing, Thresholds, facts_for
 from agents.journal_sql import SqlJournal
 from agents.links import Address, Link, Listener, performed
+from agents.meters import Meters
 from agents.metrics import METRICS_S, Metrics, as_text
 from agents.owners import NAME, TIMEOUT_S, Owners
 from agents.placement import Placement, Spawn, no_spawn
 from agents.policy import Decision, Policy, Request
 from agents.recovery import Recovery
-from agents.registry import AgentRow, Registry, ScheduleRow
+from agents.registry import Registry
 from agents.runs import Runs
 from agents.schedules import Schedules
-from agents.specs import AgentSpec, ScheduleSpec
-from agents.state import AgentState, RunState, fold
+from agents.state import RunState
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
 from agents.waits import Came
 from cluster.errors import (
-    Conflict,
     DeadlineExceeded,
     EffectUnknown,
     InvalidInput,
-    NotFound,
     Overloaded,
     Unavailable,
 )
@@ -69,7 +71,7 @@ class Names:
     orchestrators: tuple[str, ...] = (NAME,)
 
 
-class Orchestrator:
+class Orchestrator(AgentOffice):
     """A named actor, `number` of those in `names`; see the module for its rules."""
 
     def __init__(
@@ -98,7 +100,15 @@ class Orchestrator:
         self._metrics = Metrics(self._name)
         self._runs = Runs(self._journal, self._registry, self._owns)
         self._runs.on_move = self._moved
-        self._effects = Effects(self._ask, self._runs.append, self._decide)
+        commits = self._runs.commits
+        self._meters = Meters(self._journal, commits, self._clock)
+        self._autonomy = Autonomy(section.autonomy, self._journal, commits, self._clock)
+        self._approvals = Approvals(self._journal, self._clock)
+        asking = Asking(section.approvals, self._clock)
+        self._effects = Effects(
+            self._ask, self._runs.append, self._decide, self._meters, self._approvals, asking,
+            self._clock, section.max_rate_wait_s,
+        )  # fmt: skip
         endings = Endings(self._runs, self._effects, self._control)
         self._placement = Placement(names.hosts, spawn, self._clock)
         shares = len(names.orchestrators)
@@ -109,7 +119,7 @@ class Orchestrator:
         )  # fmt: skip
         rows = [r for r in self._journal.open_runs() if self._owns(r.tenant, r.agent)]
         self._recovery = Recovery(
-            self._runs, self._driver, self._clock, self._control, self._passed_on, rows
+            self._runs, self._driver, self._clock, self._control, self._passed_on, rows, asking
         )
         # One of them looks at the clock.
         self._schedules = (
@@ -270,6 +280,24 @@ class Orchestrator:
         finally:
             self._metrics.step(tool, outcome, self._clock.monotonic() - began)
 
+    # --- what people answer
+
+    async def approvals(
+        self, tenant: str, everything: bool = False, limit: int = 100
+    ) -> list[ApprovalRow]:
+        """See `agents.approvals.Approvals.listed`."""
+        return await self._runs.commits.do(self._approvals.listed, tenant, everything, limit)
+
+    async def approval(self, tenant: str, id: str) -> tuple[ApprovalRow, RunState]:
+        """A question and its run; NotFound when there is none."""
+        return await self._runs.commits.do(self._approvals.found, id, tenant)
+
+    async def answer_approval(self, tenant: str, id: str, said: Said) -> ApprovalRow:
+        """See `agents.approvals.Approvals.answer`."""
+        row = await self._runs.commits.do(self._approvals.answer, id, said, tenant)
+        await self.look_again(row.run_id)
+        return row
+
     async def begin_wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
         """See `agents.turn.Office`."""
         state = await self._runs.owned(run_id, epoch)
@@ -298,32 +326,6 @@ class Orchestrator:
             for i, child in enumerate(children)
         ]  # fmt: skip
 
-    async def agent(self, tenant: str, agent: str) -> AgentState:
-        """What an agent remembers of its ended runs, from the journal."""
-        if not self._owns(tenant, agent):
-            state: AgentState = await self._at(tenant, agent, "agent", tenant, agent)
-            return state
-        return await self._runs.agent(tenant, agent)
-
-    # --- agents and schedules
-
-    async def define_agent(self, tenant: str, spec: AgentSpec) -> AgentRow:
-        """See `agents.registry.Registry.define`."""
-        if not self._owns(tenant, spec.id):
-            made: AgentRow = await self._at(tenant, spec.id, "define_agent", tenant, spec)
-            return made
-        row = await self._runs.commits.do(self._registry.define, tenant, spec)
-        self._runs.forget_agent(tenant, spec.id)
-        return row
-
-    async def find_agent(self, tenant: str, agent: str) -> AgentRow:
-        """A registered agent; NotFound when there is none."""
-        return await self._runs.commits.do(self._registry.agent, tenant, agent)
-
-    async def list_agents(self, tenant: str, after: str, limit: int) -> list[AgentRow]:
-        """See `agents.registry.Registry.agents`."""
-        return await self._runs.commits.do(self._registry.agents, tenant, after, limit)
-
     async def list_runs(
         self, tenant: str, status: str | None, agent: str | None, limit: int
     ) -> list[RunState]:
@@ -331,87 +333,6 @@ class Orchestrator:
         listed = partial(self._journal.runs, tenant, status, agent, limit=limit)
         rows = await self._runs.commits.do(listed)
         return [await self._runs.state(row.run_id) for row in reversed(rows)]
-
-    async def replay(self, tenant: str, agent: str) -> tuple[AgentState, int, bool]:
-        """An agent's state, folded again from its runs' events; how many these are, and whether it
-        is the state that is held. DataError when a run's chain is broken."""
-        if not self._owns(tenant, agent):
-            found: tuple[AgentState, int, bool] = await self._at(
-                tenant, agent, "replay", tenant, agent
-            )
-            return found
-        state, count = AgentState(agent), 0
-        for row in await self._runs.commits.do(self._journal.runs, tenant, "ended", agent):
-            events = await self._runs.commits.do(self._journal.verified, row.run_id)
-            count += len(events)
-            state = state.after(fold(row.run_id, events))
-        return state, count, state == await self._runs.agent(tenant, agent)
-
-    async def message(self, tenant: str, agent: str, key: str, given: dict[str, Any]) -> str:
-        """The run that an agent's message becomes; the same key gives the same run. NotFound for
-        an agent that is not registered, Conflict for one that was stopped."""
-        row = await self.find_agent(tenant, agent)
-        if row.status == "stopped":
-            raise Conflict(f"agent {agent}", "it was stopped")
-        options = RunOptions(priority=row.spec.priority)
-        return await self.submit(tenant, key, row.spec.workflow, agent, given, options)
-
-    async def stop_agent(self, tenant: str, agent: str, by: str) -> int:
-        """Take no more messages for an agent and cancel its open runs; how many were."""
-        await self._runs.commits.do(self._registry.stop, tenant, agent)
-        cancelled = 0
-        for row in await self._runs.commits.do(self._journal.runs, tenant, None, agent):
-            if row.status in {"open", "waiting", "paused"}:
-                await self._control(control.cancel, row.run_id, by, "the agent was stopped")
-                cancelled += 1
-        return cancelled
-
-    async def fork_agent(
-        self, tenant: str, agent: str, spec: AgentSpec, run_id: str, after: int
-    ) -> AgentRow:
-        """A new agent that remembers what `agent` did up to event `after` of its run `run_id`, and
-        goes on with that run by itself. NotFound when the run is not that agent's."""
-        theirs = await self._runs.commits.do(self._journal.runs, tenant, None, agent)
-        before = [row.run_id for row in theirs]
-        if run_id not in before:
-            raise NotFound("run", run_id)
-        row = await self.define_agent(tenant, spec)
-        for earlier in before[: before.index(run_id)]:
-            state = await self._runs.state(earlier)
-            if state.ended is not None:
-                await self._control(
-                    control.copy, earlier, f"agent:{spec.id}:{earlier}", spec.id
-                )  # fmt: skip
-        await self.forget_agent(tenant, spec.id)
-        await self.fork(run_id, after, f"agent:{spec.id}:{run_id}", spec.id)
-        return row
-
-    async def forget_agent(self, tenant: str, agent: str) -> None:
-        """Read from the journal what an agent remembers when it is next asked for."""
-        if not self._owns(tenant, agent):
-            await self._at(tenant, agent, "forget_agent", tenant, agent)
-        self._runs.forget_agent(tenant, agent)
-
-    async def schedule(self, tenant: str, spec: ScheduleSpec) -> ScheduleRow:
-        """See `agents.schedules.Schedules.add`."""
-        if self._schedules is None:
-            row: ScheduleRow = await self._at_first("schedule", tenant, spec)
-            return row
-        return await self._schedules.add(tenant, spec)
-
-    async def schedules(self, tenant: str) -> list[ScheduleRow]:
-        """A tenant's schedules by name."""
-        if self._schedules is None:
-            rows: list[ScheduleRow] = await self._at_first("schedules", tenant)
-            return rows
-        return self._schedules.of(tenant)
-
-    async def unschedule(self, tenant: str, name: str) -> None:
-        """Keep a schedule no longer. NotFound when there is none."""
-        if self._schedules is None:
-            await self._at_first("unschedule", tenant, name)
-        else:
-            await self._schedules.remove(tenant, name)
 
     async def metrics(self) -> bytes:
         """Those of all orchestrators in Prometheus' text format; one that is away has none."""
@@ -435,16 +356,6 @@ class Orchestrator:
         self._runs.commits.close()
 
     # --- inside
-
-    def _owns(self, tenant: str, agent: str) -> bool:
-        return self._owners.of(tenant, agent) == self._name
-
-    async def _at(self, tenant: str, agent: str, method: str, *args: Any) -> Any:
-        """What the owner of this agent answers."""
-        return await self._owners.ask(self._owners.of(tenant, agent), method, *args)
-
-    async def _at_first(self, method: str, *args: Any) -> Any:
-        return await self._owners.ask(self._owners.names[0], method, *args)
 
     async def _passed_on(self, state: RunState) -> bool:
         """See `agents.recovery.PassOn`. An owner that is away looks by itself when it is back."""
@@ -473,13 +384,19 @@ class Orchestrator:
         return result
 
     def _moved(self, state: RunState) -> None:
+        if state.waiting is not None and state.waiting.until is not None:
+            self._recovery.timers.at(state.waiting.until, state.run_id)
         if state.ended is not None and state.options.parent:
             self._recovery.look(state.options.parent)
 
-    async def _decide(self, state: RunState, step: Step) -> Decision:
+    async def _decide(self, state: RunState, step: Step, settled: Collection[str]) -> Decision:
         agent = await self._runs.agent(state.tenant, state.agent)
-        facts = facts_for(step.tool, step.args, state, agent, self._thresholds)
-        return self._policy.decide(Request(step.tool, str(state.input.get("ticket", "")), facts))
+        used = await self._meters.used(state.tenant, step.tool)
+        level = await self._autonomy.level(state.tenant, state.workflow)
+        standing = Standing(level, used.hour_count, used.day_cents, int(used.frees_at) + 1)
+        facts = facts_for(step.tool, step.args, state, agent, self._thresholds, standing)
+        ticket = str(state.input.get("ticket", ""))
+        return self._policy.decide(Request(step.tool, ticket, facts, state.workflow), settled)
 
     async def _ask(self, method: str, *args: Any) -> Any:
         """Call the connector; its own errors come through, a lost or slow one is Unavailable."""

@@ -1,70 +1,113 @@
 """PURE: may this step be done? Cedar policies, schema-checked at load, default deny.
 
-Covered: every tool call, read or write, with the facts that the orchestrator gathered itself.
+Covered: every tool call, read or write, with the facts that the orchestrator gathered itself; who
+asks is `Agent::"WORKFLOW"`, so each workflow has the tools that a permit names for it and no other.
 Not covered: what a tool does once it is allowed; that is the connector's to hold.
 
-A policy file is Cedar with three annotations on each rule: `@id` names it, `@reason` is the
-sentence a person reads, and `@answer("ask")` on a `forbid` asks a person instead of denying.
-A forbid beats a permit; among forbids a plain one beats one that asks.
+There are five answers. A permit allows. A forbid denies, or is softened by its annotations
+(`agents/rules.py`): it asks a person, lets the step wait until a rate frees, or cuts an argument
+down and judges the step anew. A denial beats a narrowing, that a question, and that a wait; what no
+permit allows is denied whatever a person would say.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cedarpy
 
+from agents import rules
 from agents.events import Answer
+from agents.rules import Rule
 from cluster.errors import ConfigError
 
-PRINCIPAL = 'Agent::"support"'
+_MALFORMED: Final = "malformed-request"
 
 
 @dataclass(frozen=True)
 class Request:
-    """`tool` is asked for on `ticket` with `facts` (what the schema lists for that action)."""
+    """`workflow` asks for `tool` on `ticket` with `facts` (what the schema lists for that
+    action)."""
 
     tool: str
     ticket: str
     facts: dict[str, Any]
+    workflow: str = "support"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer, the rule that gave it and the sentence behind it."""
+    """The answer, the rule that gave it and the sentence behind it. `changed` holds the arguments
+    that were cut down, `until` when to ask again (seconds since the epoch); `rules` are those that
+    want a person; `facts` is what it was judged on."""
 
     answer: Answer
     rule: str
     reason: str
+    changed: dict[str, Any] = field(default_factory=dict)
+    until: float | None = None
+    rules: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def allows(self) -> bool:
+        """Whether the step is done now, if with other arguments."""
+        return self.answer in {"allow", "modify"}
 
 
-@dataclass(frozen=True)
-class _Rule:
-    id: str
-    effect: str
-    answer: Answer
-    reason: str
+class _Loaded:
+    """Policies as Cedar's own handles, with our reading of their annotations."""
+
+    def __init__(self, source: str, schema: Any) -> None:
+        self.rules = rules.read(source)
+        self._schema = schema
+        self._policies = cedarpy.PolicySet.from_str(source)
+        self._entities = cedarpy.Entities.from_json_str("[]")
+
+    def judge(self, request: Request) -> tuple[bool, list[Rule], str]:
+        """Whether it is allowed, by which rules; and what is wrong with the request, if
+        anything."""
+        result = cedarpy.is_authorized(
+            {
+                "principal": f"Agent::{json.dumps(request.workflow)}",
+                "action": f'Action::"{request.tool}"',
+                "resource": f"Ticket::{json.dumps(request.ticket)}",
+                "context": request.facts,
+            },
+            self._policies,
+            self._entities,
+            self._schema,
+        )
+        diagnostics = result.diagnostics
+        if result.decision == cedarpy.Decision.NoDecision or diagnostics.errors:
+            errors = "; ".join(str(e) for e in diagnostics.errors) or "no decision"
+            return False, [], errors
+        hit = [self.rules[r] for r in diagnostics.reasons if r in self.rules]
+        return bool(result.allowed), sorted(hit, key=lambda rule: rule.id), ""
 
 
 class Policy:
     """A loaded policy. Loading fails rather than allowing more than was written."""
 
     def __init__(self, source: str, schema: str, name: str) -> None:
-        """Raises ConfigError when the policy does not parse, does not fit its schema, or a rule
-        lacks its id or reason."""
+        """Raises ConfigError when the policy does not parse, does not fit its schema, names an
+        action that is none, contradicts itself, or a rule lacks its annotations."""
         try:
+            cedarpy.PolicySet.from_str(source)
             checked = cedarpy.validate_policies(source, schema)
-            self._policies = cedarpy.PolicySet.from_str(source)
-            self._schema = cedarpy.Schema.from_str(schema)
-            self._entities = cedarpy.Entities.from_json_str("[]")
-            self._rules = _rules(source, name)
+            if not checked:
+                errors = "; ".join(dict.fromkeys(str(e.error) for e in checked.errors))
+                raise rules.Flaw(f"Cedar that fits its schema ({errors})")
+            rules.require_sense(source, schema)
+            handle = cedarpy.Schema.from_str(schema)
+            self._all = _Loaded(source, handle)
+            self._hard = _Loaded(rules.hard(source), handle)
+        except rules.Flaw as flaw:
+            raise ConfigError("agents.policy", name, str(flaw)) from None
         except ValueError as error:
             raise ConfigError("agents.policy", name, f"valid Cedar ({error})") from None
-        if not checked:
-            raise ConfigError(
-                "agents.policy", name, f"Cedar that fits its schema: {checked.errors}"
-            )
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
@@ -75,42 +118,48 @@ class Policy:
                 raise ConfigError("agents.policy", str(file), "a file that exists")
         return cls(path.read_text("utf-8"), schema.read_text("utf-8"), str(path))
 
-    def decide(self, request: Request) -> Decision:
-        """Whether `request` is allowed, with rule and reason. Facts that do not fit the schema
-        are a denial by the rule `malformed-request`."""
-        result = cedarpy.is_authorized(
-            {
-                "principal": PRINCIPAL,
-                "action": f'Action::"{request.tool}"',
-                "resource": f"Ticket::{json.dumps(request.ticket)}",
-                "context": request.facts,
-            },
-            self._policies,
-            self._entities,
-            self._schema,
-        )
-        if result.decision == cedarpy.Decision.NoDecision or result.diagnostics.errors:
-            errors = "; ".join(str(e) for e in result.diagnostics.errors) or "no decision"
-            return Decision("deny", "malformed-request", errors)
-        hit = [self._rules[r] for r in result.diagnostics.reasons if r in self._rules]
-        if result.allowed:
-            rule = hit[0]
-            return Decision("allow", rule.id, rule.reason)
-        if not hit:
+    def decide(self, request: Request, settled: Collection[str] = ()) -> Decision:
+        """The answer to `request`, with rule and reason. A person has said yes to the `settled`
+        rules. Facts that do not fit the schema are a denial by the rule `malformed-request`."""
+        return replace(self._decide(request, settled), facts=request.facts)
+
+    def _decide(self, request: Request, settled: Collection[str]) -> Decision:
+        allowed, hit, wrong = self._all.judge(request)
+        if wrong:
+            return Decision("deny", _MALFORMED, wrong)
+        if allowed:
+            return Decision("allow", hit[0].id, hit[0].reason)
+        if denials := [rule for rule in hit if rule.answer == "deny"]:
+            return Decision("deny", denials[0].id, denials[0].reason)
+        permitted, by, _ = self._hard.judge(request)
+        if not permitted:
             return Decision("deny", "default-deny", f"no rule allows {request.tool} here")
-        plain = [r for r in hit if r.answer == "deny"]
-        rule = min(plain or hit, key=lambda r: r.id)
-        return Decision(rule.answer, rule.id, rule.reason)
+        return self._softened(request, hit, by[0], settled)
 
+    def _softened(
+        self, request: Request, hit: list[Rule], permit: Rule, settled: Collection[str]
+    ) -> Decision:
+        """What is answered where only forbids stand against it that do not deny."""
+        by = {answer: [r for r in hit if r.answer == answer] for answer in ("modify", "wait")}
+        if by["modify"]:
+            return self._narrowed(request, by["modify"][0], settled)
+        if asks := [r for r in hit if r.answer == "ask" and r.id not in settled]:
+            every = tuple(r.id for r in asks)
+            return Decision("ask", asks[0].id, asks[0].reason, rules=every)
+        if by["wait"]:
+            rule = by["wait"][0]
+            until = float(request.facts[rule.until])
+            return Decision("wait", rule.id, rule.reason, until=until)
+        return Decision("allow", permit.id, permit.reason)
 
-def _rules(source: str, name: str) -> dict[str, _Rule]:
-    document = json.loads(cedarpy.policies_to_json_str(source))
-    rules: dict[str, _Rule] = {}
-    for key, policy in document["staticPolicies"].items():
-        notes = policy.get("annotations", {})
-        if not notes.get("id") or not notes.get("reason"):
-            raise ConfigError("agents.policy", name, f"@id and @reason on every rule ({key})")
-        asks = notes.get("answer") == "ask"
-        answer: Answer = "allow" if policy["effect"] == "permit" else ("ask" if asks else "deny")
-        rules[key] = _Rule(notes["id"], policy["effect"], answer, notes["reason"])
-    return rules
+    def _narrowed(self, request: Request, rule: Rule, settled: Collection[str]) -> Decision:
+        """The answer to the same step with an argument cut down as `rule` says."""
+        most = int(rule.most) if rule.most not in request.facts else int(request.facts[rule.most])
+        if not 0 < most < int(request.facts[rule.narrow]):
+            return Decision("deny", rule.id, f"{rule.reason}; it can't be cut down to {most}")
+        cut = {rule.narrow: most}
+        then = self._decide(replace(request, facts={**request.facts, **cut}), settled)
+        changed = {**cut, **then.changed}
+        if then.allows:
+            return Decision("modify", rule.id, rule.reason, changed)
+        return replace(then, changed=changed)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from agents import control
+from agents.approvals import Asking
 from agents.driver import Driver
 from agents.events import WaitEnded
 from agents.journal import RunRow
@@ -36,10 +37,11 @@ class Recovery:
 
     def __init__(
         self, runs: Runs, driver: Driver, clock: Clock, control: Control, pass_on: PassOn,
-        rows: Sequence[RunRow],
+        rows: Sequence[RunRow], asking: Asking,
     ) -> None:  # fmt: skip
         self._runs, self._driver, self._clock = runs, driver, clock
         self._control, self._pass_on = control, pass_on
+        self._asking = asking
         self.timers = Timers(clock, self.look)
         self._tasks: set[asyncio.Task[None]] = set()
         for row in rows:
@@ -86,14 +88,22 @@ class Recovery:
         while state.waiting is not None and wait is not None and state.ended is None:
             others = [await self._runs.state(r) for r in wait.runs]
             found = came(state, self._clock.now(), others)
-            if found is None:
+            payloads = (
+                self._asking.reminder(state, self._clock.now())
+                if found is None
+                else [WaitEnded(step=wait.step, value=found.value)]
+            )
+            if not payloads:
                 if wait.until is not None:
                     self.timers.at(wait.until, state.run_id)
                 return None
-            ended = WaitEnded(step=wait.step, value=found.value)
             try:
-                await self._runs.append(state.run_id, state.epoch, [ended], after=state.seq)
-                return found
+                state = await self._runs.append(
+                    state.run_id, state.epoch, payloads, after=state.seq
+                )
+                if found is not None:
+                    return found
+                wait = state.waiting
             except StaleEpoch:
                 raise
             except Conflict:

@@ -70,11 +70,20 @@ class Runs:
             self.forget(run_id)
 
     async def append(
-        self, run_id: str, epoch: int, payloads: Sequence[Any], after: int | None = None
-    ) -> RunState:
-        """The state after these events; see `Journal.append`."""
+        self, run_id: str, epoch: int, payloads: Sequence[Any],
+        beside: Callable[[], None] | None = None, after: int | None = None,
+    ) -> RunState:  # fmt: skip
+        """The state after these events; see `Journal.append`. `beside` is written in the same
+        transaction."""
+
+        def write() -> list[Event]:
+            events = self.journal.append(run_id, epoch, payloads, after)
+            if beside is not None:
+                beside()
+            return events
+
         await self.state(run_id)
-        events = await self.commits.do(self.journal.append, run_id, epoch, payloads, after)
+        events = await self.commits.do(write)
         # Again: a turn that timed out may have added to its run while this was being written.
         state = await self.state(run_id)
         for event in events:

@@ -7,6 +7,9 @@ from functools import cached_property, reduce
 from typing import Any, Final, Literal, TypeVar
 
 from agents.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
+    ApprovalReminded,
     CancelAsked,
     EffectDone,
     EffectFailed,
@@ -32,12 +35,30 @@ Status = Literal["open", "waiting", "parked", "paused", "ended"]
 
 
 @dataclass(frozen=True)
+class Approval:
+    """A question to a person, and what became of it. It is `used` once a step rests on it."""
+
+    asked: ApprovalAsked
+    asked_at: float
+    to: str
+    reminders: int = 0
+    answered: ApprovalAnswered | None = None
+    answered_at: float | None = None
+    used: bool = False
+
+    @property
+    def granted(self) -> bool:
+        """Whether a step may still rest on it, until it expires."""
+        return self.answered is not None and self.answered.approved and not self.used
+
+
+@dataclass(frozen=True)
 class RunState:
     """One run: what it was asked, which phases, effects and waits are done, how it ended.
 
     `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
-    sent and not yet taken. `failures` counts its broken turns, `stuck` those since it last got
-    on."""
+    sent and not yet taken; `approvals` are each step's last question to a person. `failures` counts
+    its broken turns, `stuck` those since it last got on."""
 
     run_id: str
     seq: int = 0
@@ -52,6 +73,7 @@ class RunState:
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusals: dict[str, EffectFailed] = field(default_factory=dict)
     parked: dict[str, EffectParked] = field(default_factory=dict)
+    approvals: dict[str, Approval] = field(default_factory=dict)
     options: RunOptions = field(default_factory=RunOptions)
     waiting: WaitBegun | None = None
     waited: dict[str, Any] = field(default_factory=dict)
@@ -119,14 +141,33 @@ def _changes(state: RunState, event: Event) -> Changes:
             return {"ended": ended, "ended_at": event.at}
         case WaitBegun() | WaitEnded() | SignalSent() as payload:
             return _of_wait(state, payload)
-        case RunPaused():
-            return {"paused": True}
-        case RunResumed():
-            return {"paused": False}
-        case CancelAsked() as cancelled:
-            return {"cancelled": cancelled, "paused": False}
+        case RunPaused() | RunResumed() | CancelAsked() as payload:
+            return _of_person(payload)
+        case ApprovalAsked() | ApprovalReminded() | ApprovalAnswered() as payload:
+            return _of_approval(state, payload, event.at)
         case payload:
             return _of_effect(state, payload)
+
+
+def _of_person(payload: RunPaused | RunResumed | CancelAsked) -> Changes:
+    match payload:
+        case CancelAsked() as cancelled:
+            return {"cancelled": cancelled, "paused": False}
+    return {"paused": isinstance(payload, RunPaused)}
+
+
+def _of_approval(
+    state: RunState, payload: ApprovalAsked | ApprovalReminded | ApprovalAnswered, at: float
+) -> Changes:
+    step = payload.step
+    match payload:
+        case ApprovalAsked() as asked:
+            now = Approval(asked, at, asked.to)
+        case ApprovalReminded(number=number, to=to):
+            now = replace(state.approvals[step], reminders=number, to=to)
+        case ApprovalAnswered() as answered:
+            now = replace(state.approvals[step], answered=answered, answered_at=at)
+    return {"approvals": {**state.approvals, step: now}, "stuck": 0}
 
 
 def _of_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> Changes:
@@ -148,7 +189,11 @@ def _of_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> Ch
 def _of_effect(state: RunState, payload: Any) -> Changes:
     match payload:
         case StepDecided(step=step) as decided:
-            return {"decisions": {**state.decisions, step: decided}}
+            taken: Changes = {"decisions": {**state.decisions, step: decided}}
+            if decided.approval:
+                used = replace(state.approvals[step], used=True)
+                taken |= {"approvals": {**state.approvals, step: used}}
+            return taken
         case EffectStarted(step=step) as started:
             return {"open_effects": {**state.open_effects, step: started}}
         case EffectParked(step=step) as parked:
@@ -167,7 +212,7 @@ def _of_effect(state: RunState, payload: Any) -> Changes:
 
 
 def effect_states(run: RunState) -> dict[str, str]:
-    """Where each step's effect stands: INTENDED (a person is asked), DENIED, APPROVED (not begun),
+    """Where each step's effect stands: INTENDED (it waits, or asks), DENIED, APPROVED (not begun),
     STARTED, DONE, FAILED (refused, nothing was done) or UNKNOWN (a person has to look)."""
     return {step: _effect_state(run, step) for step in run.decisions}
 
@@ -180,7 +225,8 @@ def _effect_state(run: RunState, step: str) -> str:
     for state, steps in known.items():
         if step in steps:
             return state
-    return {"allow": "APPROVED", "deny": "DENIED", "ask": "INTENDED"}[run.decisions[step].answer]
+    answer = run.decisions[step].answer
+    return {"allow": "APPROVED", "modify": "APPROVED", "deny": "DENIED"}.get(answer, "INTENDED")
 
 
 def fold(run_id: str, events: Iterable[Event]) -> RunState:

@@ -12,6 +12,10 @@ from agents.events import Event
 
 Kind = Literal["run", "wait", "phase", "effect", "retry", "person"]
 
+_ANSWERS = {
+    "allow": "approved", "modify": "approved for less", "deny": "denied",
+    "ask": "a person is asked", "wait": "waits for its rate",
+}  # fmt: skip
 _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
@@ -62,6 +66,8 @@ class _Telling:
                 self._add("run", "ended", at, state=decision, note=reason)
             case e.WaitBegun() | e.WaitEnded() as payload:
                 self._wait(payload, at)
+            case e.ApprovalAsked() | e.ApprovalReminded() | e.ApprovalAnswered() as payload:
+                self._approval(payload, at)
             case e.SignalSent() | e.RunPaused() | e.RunResumed() | e.CancelAsked() as payload:
                 self._person(payload, at)
             case payload:
@@ -94,6 +100,23 @@ class _Telling:
             case e.CancelAsked(by=by, reason=reason, decision=decision):
                 self._add("person", f"to end as {decision}", at, note=f"by {by}: {reason}")
 
+    def _approval(
+        self, payload: e.ApprovalAsked | e.ApprovalReminded | e.ApprovalAnswered, at: float
+    ) -> None:
+        match payload:
+            case e.ApprovalAsked(step=step, to=to, reason=reason):
+                self._add(
+                    "person", f"asked about {step}", at, state="asked", note=f"{to}: {reason}"
+                )
+            case e.ApprovalReminded(step=step, to=to, number=number):
+                self._add("person", f"reminder {number} about {step}", at, note=to)
+            case e.ApprovalAnswered(step=step, by=by, note=note):
+                said = "approved" if payload.approved else "denied"
+                most = payload.at_most
+                limit = "" if most is None else f", at most {most / 100:.2f}"
+                told = f"by {by}{limit}" + (f": {note}" if note else "")
+                self._add("person", f"answer about {step}", at, state=said, note=told)
+
     def _effect(self, payload: Any, at: float) -> None:
         match payload:
             case e.StepDecided():
@@ -114,7 +137,7 @@ class _Telling:
         self.entries.append(Entry(kind, name, at, max(0.0, until - at), **more))
 
     def _decided(self, decided: e.StepDecided, at: float) -> None:
-        state = {"allow": "approved", "deny": "denied", "ask": "a person is asked"}[decided.answer]
+        state = _ANSWERS[decided.answer]
         note = f"{decided.rule}: {decided.reason}" if decided.reason else decided.rule
         self._effects[decided.step] = len(self.entries)
         name = f"{decided.step} {decided.tool}" if decided.step != decided.tool else decided.tool

@@ -17,7 +17,8 @@ ESCALATION_REASONS: Final = ("needs_person", "out_of_scope", "missing_informatio
 class Tool:
     """`parameters` in call order; `terminal` tools end a plan. Without `lookup` the connector can't
     tell by an effect's key whether it was done: one that was broken off waits for a person. `undo`
-    is the tool that takes an effect back, by its key as `of`."""
+    is the tool that takes an effect back, by its key as `of`; `amount` the argument that is money,
+    in cents."""
 
     name: str
     parameters: tuple[str, ...]
@@ -25,6 +26,7 @@ class Tool:
     terminal: bool = False
     lookup: bool = True
     undo: str = ""
+    amount: str = ""
 
     @property
     def form(self) -> str:
@@ -43,7 +45,7 @@ class Offer:
 READ_TICKET: Final = Tool("read_ticket", (), "read")
 LOOKUP_ACCOUNT: Final = Tool("lookup_account", (), "read")
 LOOKUP_ORDER: Final = Tool("lookup_order", ("order",), "read")
-REFUND: Final = Tool("refund", ("order", "amount"), "write")
+REFUND: Final = Tool("refund", ("order", "amount"), "write", amount="amount_cents")
 REPLY: Final = Tool("reply", (), "write", terminal=True)
 ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw")
 ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")

@@ -19,11 +19,13 @@ from cluster.ids import Clock
 @dataclass(frozen=True)
 class Acted:
     """What became of a step: `receipt` when it was done, `refusal` (code, reason) when the
-    connector refused, neither when policy did not allow it."""
+    connector refused, neither when policy did not allow it. One that is `pending` waits for a
+    person, or for its rate: the run waits with it."""
 
     decision: Decision
     receipt: dict[str, Any] | None = None
     refusal: tuple[str, str] | None = None
+    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ class Turn:
         return result
 
     async def act(self, step: str, tool: str, args: dict[str, Any]) -> Acted:
-        """Ask the orchestrator for one effect. `step` names it within the run."""
-        return await self._office.act(self.run.run_id, self._epoch, step, tool, args)
+        """Ask the orchestrator for one effect. `step` names it within the run, which waits for as
+        long as the step has to: for a person's answer, say."""
+        acted = await self._office.act(self.run.run_id, self._epoch, step, tool, args)
+        if acted.pending:
+            raise Suspended
+        return acted
 
     async def sleep(self, step: str, seconds: float) -> None:
         """Go on after `seconds`, whoever lives then. No host is held meanwhile."""

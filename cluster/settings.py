@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -212,10 +212,29 @@ class BatchesSection(Section):
     keep_days: float = Field(30.0, gt=0, description="how long the files of answers are kept")
 
 
+class ApprovalsSection(Section):
+    """What happens when policy wants a person asked: the step waits for an answer, or it is not
+    done and the run goes on without it (`hand_over`). `chain` names who is asked, one after the
+    other; the last one keeps being reminded until the question expires."""
+
+    asks: Literal["wait", "hand_over"] = "wait"
+    chain: tuple[str, ...] = Field(("support desk", "operator"), min_length=1)
+    remind_s: float = Field(4 * 3600.0, gt=0, description="until the next of the chain is asked")
+    expires_s: float = Field(3 * 86_400.0, gt=0, description="an answer after it is worth nothing")
+
+
 class AgentsSection(Section):
-    """The agent host, the orchestrator and their limits."""
+    """The agent host, the orchestrator and their limits. `autonomy` is how far a workflow is
+    trusted: 0 proposes and a person decides on each effect, 1 asks before it spends money, 2 goes
+    by the policy, 3 has the policy's larger caps. `*` stands for every workflow that is not named;
+    `mainspring policy autonomy` changes a level while the stack runs."""
 
     policy: str = Field("support.cedar", description="file below infra/policy, or a path")
+    autonomy: dict[str, Annotated[int, Field(ge=0, le=3)]] = Field(default_factory=dict)
+    approvals: ApprovalsSection = ApprovalsSection()
+    max_rate_wait_s: float = Field(
+        86_400.0, gt=0, description="a step whose rate frees later than that is denied"
+    )
     hosts: int = Field(1, ge=1)
     orchestrators: int = Field(1, ge=1, description="the runs are divided among them, by agent")
     concurrency: int = Field(8, ge=1, description="runs worked on at once by one host")

@@ -42,6 +42,7 @@ from serve.engines import NODE, Wiring, deploy_engines, failure
 from serve.gateway_server import Surroundings, gateway_application
 from serve.office import Named
 from serve.registry import serving
+from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
 from serve.routes.memory import memory_routes
 from serve.swap import NAME as SWAPPER
@@ -125,6 +126,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     """Hand everything but the engines to Serve."""
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
+    office = Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator")
     remembered = Named((MEMORY,), "memory")
     around = Surroundings(
         DIRECTORY,
@@ -133,9 +135,10 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         settings.data_dir.resolve(),
         tenant=settings.tenant,
         encoder=(ENCODER, ENCODER),
-        office=Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator"),
+        office=office,
         extra_routes=(
             functools.partial(memory_routes, remembered),
+            functools.partial(approval_routes, office),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.events import RunOptions
 from cluster.errors import InvalidInput
 from cluster.settings import Settings, infra_path
 
@@ -83,8 +84,11 @@ def banking_queue(folder: Path, count: int, seed: int) -> Queue:
 
 
 def own_settings(settings: Settings) -> Settings:
-    """The demo's settings: its data lie in a folder of their own below the stack's."""
-    return settings.model_copy(update={"data_dir": settings.data_dir / "demo"})
+    """The demo's settings: its data lie in a folder of their own below the stack's, and its
+    workflows are trusted to go by the policy, unless the profile says otherwise."""
+    trusted = {"support": 2, "triage": 2, **settings.agents.autonomy}
+    agents = settings.agents.model_copy(update={"autonomy": trusted})
+    return settings.model_copy(update={"data_dir": settings.data_dir / "demo", "agents": agents})
 
 
 def clear_unless_unfinished(own: Settings, queue: Queue) -> bool:
@@ -144,7 +148,7 @@ async def work(
             agent = f"triage/{ticket['id']}"
         key = f"{queue.name}:{ticket['id']}"
         run_id = await stack.orchestrator.submit.remote(
-            queue.tenant, key, queue.workflow, agent, given
+            queue.tenant, key, queue.workflow, agent, given, RunOptions(asks="hand_over")
         )
         runs[run_id] = ticket
     rows: dict[str, dict[str, Any]] = {}

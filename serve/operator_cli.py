@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from agents.timeline import timeline
 from cluster.errors import InvalidInput, NotFound
 from cluster.settings import Settings, load
 from serve.drawing import drawn
+
+if TYPE_CHECKING:
+    from agents.journal_sql import SqlJournal
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
@@ -77,7 +80,7 @@ def runs_follow(
     settings = load(profile)
     limit = time.monotonic() + timeout
     with opened(settings) as journal:
-        _own(journal, run, tenant or settings.tenant)
+        own_run(journal, run, tenant or settings.tenant)
         while True:
             for event in journal.read(run, after):
                 after = event.seq
@@ -200,7 +203,7 @@ def feedback(
     settings = load(profile)
     text = "" if text_file is None else _read(text_file)
     with opened(settings) as journal:
-        state = _own(journal, run, tenant or settings.tenant)
+        state = own_run(journal, run, tenant or settings.tenant)
         said = Feedback(cast(Verdict, verdict), by, note, text)
         clean = [_redacted(settings, state, words) for words in (note, text)]
         journal.judge(run, Feedback(said.verdict, by, *clean))
@@ -214,7 +217,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Journal]:
+def opened(settings: Settings) -> Iterator["SqlJournal"]:
     """The journal of these settings, opened beside the stack's own."""
     from agents.journal_sql import SqlJournal
     from cluster.ids import SystemClock, SystemIds
@@ -235,9 +238,9 @@ def _do(
     itself, or the new one that `what` names."""
     settings = load(profile)
     with opened(settings) as journal:
-        _own(journal, run, tenant or settings.tenant)
+        own_run(journal, run, tenant or settings.tenant)
         touched = what(journal) or run
-    _take_up(settings, touched)
+    take_up(settings, touched)
     return touched
 
 
@@ -251,7 +254,7 @@ def _object(name: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _take_up(settings: Settings, run: str) -> None:
+def take_up(settings: Settings, run: str) -> None:
     """Have the running stack go on with the run; without one it does at its next start."""
     from serve.lifecycle import joined
     from serve.running import find
@@ -267,7 +270,8 @@ def _take_up(settings: Settings, run: str) -> None:
         ray.get(actors(NAME).look_again.remote(run), timeout=_TAKE_UP_S)
 
 
-def _own(journal: Journal, run: str, tenant: str) -> RunState:
+def own_run(journal: Journal, run: str, tenant: str) -> RunState:
+    """The state of a run of this tenant; NotFound when it has none of this id."""
     state = fold(run, journal.read(run))
     _require_own(state, tenant)
     return state

@@ -17,7 +17,7 @@ from agents.events import (
     StepDecided,
     WaitBegun,
 )
-from agents.facts import Thresholds, facts_for
+from agents.facts import Standing, Thresholds, facts_for
 from agents.policy import Decision, Policy, Request
 from agents.state import AgentState, RunState, apply
 from agents.turn import Acted, Child, Turn
@@ -30,6 +30,7 @@ from memory.records import Hit, Query, Record
 
 DESK = INFRA / "support"
 POLICY = INFRA / "policy" / "support.cedar"
+TRUSTED = Standing(autonomy=2)
 THRESHOLDS = Thresholds(min_confidence=0.7, max_out_of_scope=0.5)
 
 
@@ -156,10 +157,14 @@ def support_section(**changes: Any) -> SupportSection:
 class Office:
     """`agents.turn.Office` in this process, over one run, a real policy and a real connector.
 
-    It keeps the orchestrator's order (decide, start, do, receipt) without journal and Ray.
+    It asks nobody, and keeps the orchestrator's order (decide, start, do, receipt) without journal
+    and Ray.
     """
 
-    def __init__(self, connector: Connector, ticket: str, agent: AgentState | None = None) -> None:
+    def __init__(
+        self, connector: Connector, ticket: str, agent: AgentState | None = None,
+        workflow: str = "support",
+    ) -> None:  # fmt: skip
         self.connector = connector
         self.policy = Policy.load(POLICY)
         self.agent = agent or AgentState("support/C")
@@ -167,7 +172,7 @@ class Office:
         self.state = RunState("run_1")
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         given = {"ticket": ticket, "tenant": "default", "head": "support"}
-        self._add(RunStarted(workflow="support", agent=self.agent.agent, input=given))
+        self._add(RunStarted(workflow=workflow, agent=self.agent.agent, input=given))
 
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:
         if epoch != self.state.epoch:
@@ -183,13 +188,14 @@ class Office:
         self.asked.append((step, tool, args))
         if step in self.state.decisions:
             return self._again(step, tool, args)
-        facts = facts_for(tool, args, self.state, self.agent, THRESHOLDS)
+        facts = facts_for(tool, args, self.state, self.agent, THRESHOLDS, TRUSTED)
         ticket = str(self.state.input["ticket"])
-        decision = self.policy.decide(Request(tool, ticket, facts))
+        decision = self.policy.decide(Request(tool, ticket, facts, self.state.workflow))
         taken = StepDecided(step=step, tool=tool, args=args, **vars(decision))
         await self.append(run_id, epoch, [taken])
-        if decision.answer != "allow":
+        if not decision.allows:
             return Acted(decision)
+        args = {**args, **decision.changed}
         begun = EffectStarted(step=step, tool=tool, key=f"{run_id}/{step}", args=args)
         await self.append(run_id, epoch, [begun])
         try:

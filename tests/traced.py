@@ -21,7 +21,7 @@ from tests.fakes import (
     support_section,
     ticket,
 )
-from tests.world import World
+from tests.world import GOVERNED, World
 
 LOOK = {"tool": "lookup_order", "order": "[ORDER_1]"}
 REFUND = {"tool": "refund", "order": "[ORDER_1]", "amount": "[AMOUNT_1]"}
@@ -61,7 +61,7 @@ class Shop(World):
 
     def __init__(self, folder: Path, models: Models) -> None:
         work = partial(support.work, parts=models.parts())
-        super().__init__(folder, work, AgentsSection(model_timeout_s=5))
+        super().__init__(folder, work, AgentsSection(model_timeout_s=5, **GOVERNED))
         self.models = models
         self.connector.open_tickets([ticket(n) for n in (TICKET, "T-001", "T-002", "T-003")])
 

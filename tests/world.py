@@ -28,11 +28,24 @@ from agents.policy import Policy
 from agents.state import RunState
 from cluster.errors import Unavailable
 from cluster.ids import SystemClock, SystemIds
-from cluster.settings import AgentsSection
+from cluster.settings import AgentsSection, ApprovalsSection
 from tests.fakes import POLICY, THRESHOLDS, connector, ticket
 
+GOVERNED: Final[dict[str, Any]] = {
+    "autonomy": {"*": 2}, "approvals": ApprovalsSection(asks="hand_over"),
+}  # fmt: skip
+"""Workflows go by the policy, and what it wants asked is handed over."""
 TICKETS: Final = ("T-001", "T-002", "T-003", "T-006")
 """What stands on the desk of a world that `Worlds` makes."""
+
+
+def policy() -> Policy:
+    """The shipped one, in which `support` may assign as well: a write that can be undone."""
+    source = POLICY.read_text("utf-8").replace(
+        'Agent::"triage", action == Action::"assign"',
+        'Agent::"support", action == Action::"assign"',
+    )
+    return Policy(source, POLICY.with_suffix(".cedarschema").read_text("utf-8"), "tests")
 
 
 class Crash(BaseException):
@@ -71,7 +84,7 @@ class World:
         )
         self.orchestrators = [
             Orchestrator(
-                partial(self._journal_of, number), lambda: Policy.load(POLICY), self._section,
+                partial(self._journal_of, number), policy, self._section,
                 THRESHOLDS, names, number=number,
             )
             for number in range(len(names.orchestrators))
@@ -157,7 +170,8 @@ class Worlds:
         others: Mapping[str, Workflow] | None = None,
         **section: Any,
     ) -> World:
-        world = World(self._folder, work or self._usual, AgentsSection(**section), **(others or {}))
+        settings = AgentsSection(**{**GOVERNED, **section})
+        world = World(self._folder, work or self._usual, settings, **(others or {}))
         connect(self._monkeypatch, world)
         world.connector.open_tickets([ticket(n) for n in TICKETS])
         self.made.append(world)

@@ -8,7 +8,7 @@ from agents.events import RunEnded
 from agents.facts import facts_for
 from agents.policy import Policy, Request
 from agents.state import AgentState, RunState
-from tests.fakes import POLICY, THRESHOLDS
+from tests.fakes import POLICY, THRESHOLDS, TRUSTED
 
 INTENT = {"intent": "refund_request", "confidence": 0.8, "out_of_scope": 0.125, "gate": True}
 ORDER = {
@@ -25,18 +25,18 @@ def _run(**changes: Any) -> RunState:
 
 def _refund(run: RunState, agent: AgentState = AGENT, order: str = "LO-48055") -> dict[str, Any]:
     args = {"order": order, "amount_cents": 1000}
-    return facts_for("refund", args, run, agent, THRESHOLDS)
+    return facts_for("refund", args, run, agent, THRESHOLDS, TRUSTED)
 
 
 def test_shares_become_thousandths() -> None:
-    assert facts_for("escalate", {}, _run(), AGENT, THRESHOLDS) == {
+    assert facts_for("escalate", {}, _run(), AGENT, THRESHOLDS, TRUSTED) == {
         "intent": "refund_request", "confidence": 800, "out_of_scope": 125,
-        "min_confidence": 700, "max_out_of_scope": 500,
+        "min_confidence": 700, "max_out_of_scope": 500, "tenant": "", "autonomy": 2,
     }  # fmt: skip
 
 
 def test_a_run_without_an_intent_counts_as_wholly_unsure() -> None:
-    facts = facts_for("escalate", {}, RunState("r"), AGENT, THRESHOLDS)
+    facts = facts_for("escalate", {}, RunState("r"), AGENT, THRESHOLDS, TRUSTED)
     assert (facts["intent"], facts["confidence"], facts["out_of_scope"]) == ("unknown", 0, 1000)
 
 
@@ -93,7 +93,7 @@ def test_a_reply_is_grounded_only_when_it_was_checked(
     phases: dict[str, Any], grounded: bool, finding: str
 ) -> None:
     run = RunState(run_id="r", phases={"intent": INTENT, **phases})
-    facts = facts_for("reply", {"text": "x", "grounded": True}, run, AGENT, THRESHOLDS)
+    facts = facts_for("reply", {"text": "x", "grounded": True}, run, AGENT, THRESHOLDS, TRUSTED)
     assert (facts["grounded"], facts["finding"]) == (grounded, finding)
 
 
@@ -104,4 +104,4 @@ def test_the_gate_is_the_classifiers_and_closed_without_one(
     intent: dict[str, Any], gate: bool
 ) -> None:
     run = RunState(run_id="r", phases={"intent": intent})
-    assert facts_for("assign", {"queue": "x"}, run, AGENT, THRESHOLDS)["gate"] is gate
+    assert facts_for("assign", {"queue": "x"}, run, AGENT, THRESHOLDS, TRUSTED)["gate"] is gate

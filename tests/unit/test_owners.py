@@ -17,7 +17,7 @@ from agents.state import RunState
 from agents.turn import Child, Turn
 from cluster.errors import Unavailable
 from cluster.settings import AgentsSection
-from tests.world import Crash, World, connect
+from tests.world import GOVERNED, Crash, World, connect
 
 COUNT: Final = 3
 AGENTS: Final = [f"agent-{i}" for i in range(12)]
@@ -48,7 +48,7 @@ async def stubborn(turn: Turn) -> None:
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    section = AgentsSection(orchestrators=COUNT, concurrency=12)
+    section = AgentsSection(orchestrators=COUNT, concurrency=12, **GOVERNED)
     workflows = {"brief": brief, "parent": parent, "listening": listening, "stubborn": stubborn}
     world = World(tmp_path, brief, section, **workflows)
     connect(monkeypatch, world)
@@ -175,7 +175,7 @@ async def test_another_number_of_them_takes_up_what_is_open(world: World, count:
     for run in runs:
         await stands(world, run, "waiting")
     await world.stop()
-    world._section = AgentsSection(orchestrators=count)
+    world._section = AgentsSection(orchestrators=count, **GOVERNED)
     world.start()
     for n, run in enumerate(runs):
         await world.orchestrators[n % count].signal(run, "word", {}, "ann")

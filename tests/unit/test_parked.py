@@ -21,7 +21,7 @@ from cluster.settings import AgentsSection
 from serve.cli import app
 from tests.fakes import ticket
 from tests.traced import TICKET, Models
-from tests.world import Crash, World, connect
+from tests.world import GOVERNED, Crash, World, connect
 
 STEP = "2:refund"
 
@@ -29,7 +29,9 @@ STEP = "2:refund"
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setitem(TOOLS, "refund", replace(TOOLS["refund"], lookup=False))
-    world = World(tmp_path, partial(support.work, parts=Models().parts()), AgentsSection())
+    world = World(
+        tmp_path, partial(support.work, parts=Models().parts()), AgentsSection(**GOVERNED)
+    )
     connect(monkeypatch, world)
     world.connector.open_tickets([ticket(TICKET)])
     yield world

@@ -5,64 +5,25 @@ from typing import Any
 
 import pytest
 
+from agents import policy_cases
 from agents.policy import Policy, Request
+from agents.policy_cases import Case
 from cluster.errors import ConfigError
 from tests.fakes import POLICY
 
 SURE = {
     "intent": "refund_request", "confidence": 950, "out_of_scope": 20,
-    "min_confidence": 700, "max_out_of_scope": 500,
+    "min_confidence": 700, "max_out_of_scope": 500, "tenant": "default", "autonomy": 2,
 }  # fmt: skip
 REFUND = SURE | {
     "amount_cents": 1000, "order_total_cents": 2490, "order_refunded_cents": 0,
     "agent_refunded_cents": 0, "named_cents": 0, "order_status": "delivered",
+    "hour_count": 0, "day_cents": 0, "hour_frees_at": 0,
 }  # fmt: skip
 REPLY = SURE | {"grounded": True, "finding": ""}
 ASSIGN = SURE | {"gate": True}
 
-CASES: list[tuple[str, dict[str, Any], str, str]] = [
-    ("read_ticket", SURE, "allow", "read-own-desk"),
-    ("lookup_account", SURE, "allow", "read-own-desk"),
-    ("lookup_order", SURE, "allow", "read-own-desk"),
-    ("lookup_order", SURE | {"confidence": 0}, "allow", "read-own-desk"),
-    ("escalate", SURE | {"confidence": 0, "out_of_scope": 1000}, "allow", "hand-to-person"),
-    # refund: by intent and status
-    ("refund", REFUND, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"intent": "damaged_item"}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"intent": "wrong_item"}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"intent": "order_status"}, "deny", "default-deny"),
-    ("refund", REFUND | {"intent": "complaint"}, "deny", "default-deny"),
-    ("refund", REFUND | {"order_status": "shipped"}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"order_status": "processing"}, "deny", "default-deny"),
-    ("refund", REFUND | {"order_status": "cancelled"}, "deny", "default-deny"),
-    # refund: by money
-    ("refund", REFUND | {"amount_cents": 3000, "order_total_cents": 9000}, "allow",
-     "refund-asked-for"),
-    ("refund", REFUND | {"amount_cents": 3001, "order_total_cents": 9000}, "ask", "refund-cap"),
-    ("refund", REFUND | {"agent_refunded_cents": 2000}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"agent_refunded_cents": 2001}, "ask", "refund-cap"),
-    ("refund", REFUND | {"amount_cents": 2490}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"amount_cents": 2491}, "deny", "refund-above-total"),
-    ("refund", REFUND | {"order_refunded_cents": 1491}, "deny", "refund-above-total"),
-    ("refund", REFUND | {"named_cents": 1000}, "allow", "refund-asked-for"),
-    ("refund", REFUND | {"named_cents": 999}, "ask", "refund-above-named"),
-    ("refund", REFUND | {"amount_cents": 0}, "deny", "refund-positive"),
-    ("refund", REFUND | {"amount_cents": -500}, "deny", "refund-positive"),
-    # an order that was not looked up as the customer's own: its facts are empty
-    ("refund", REFUND | {"order_total_cents": 0, "order_status": "unknown"}, "deny",
-     "refund-above-total"),
-    # a denial beats a question
-    ("refund", REFUND | {"amount_cents": 9000}, "deny", "refund-above-total"),
-    # sureness
-    ("refund", REFUND | {"confidence": 699}, "ask", "unsure-intent"),
-    ("refund", REFUND | {"out_of_scope": 501}, "ask", "unsure-intent"),
-    ("reply", REPLY, "allow", "reply-grounded"),
-    ("reply", REPLY | {"confidence": 700, "out_of_scope": 500}, "allow", "reply-grounded"),
-    ("reply", REPLY | {"confidence": 699}, "ask", "unsure-intent"),
-    ("reply", REPLY | {"grounded": False, "finding": "number: 7"}, "ask", "reply-ungrounded"),
-    ("assign", ASSIGN, "allow", "assign-sure"),
-    ("assign", ASSIGN | {"gate": False}, "ask", "assign-unsure"),
-]  # fmt: skip
+CASES = policy_cases.read(POLICY.with_suffix(".cases.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +31,11 @@ def policy() -> Policy:
     return Policy.load(POLICY)
 
 
-@pytest.mark.parametrize(("tool", "facts", "answer", "rule"), CASES)
-def test_the_shipped_policy(
-    policy: Policy, tool: str, facts: dict[str, Any], answer: str, rule: str
-) -> None:
-    decision = policy.decide(Request(tool, "T-1", facts))
-    assert (decision.answer, decision.rule) == (answer, rule)
-    assert decision.reason
+@pytest.mark.parametrize("case", CASES.cases, ids=str)
+def test_the_shipped_policy(policy: Policy, case: Case) -> None:
+    (tried,) = policy_cases.tried(policy, CASES.model_copy(update={"cases": (case,)}))
+    assert tried.wrong == ""
+    assert tried.decision.reason
 
 
 @pytest.mark.parametrize(
@@ -117,6 +76,8 @@ def test_a_strange_ticket_id_decides_nothing(policy: Policy, ticket: str) -> Non
 
 PERMIT = '@id("r") @reason("why") permit (principal, action == Action::"reply", resource);'
 
+FORBID = PERMIT.replace('@id("r")', '@id("f") @answer("ANSWER")').replace("permit", "forbid")
+
 
 @pytest.mark.parametrize(
     ("source", "expected"),
@@ -124,7 +85,19 @@ PERMIT = '@id("r") @reason("why") permit (principal, action == Action::"reply", 
         ("permit (principal, action", "valid Cedar"),
         ("permit (principal, action, resource);", "@id and @reason"),
         ('@id("r") permit (principal, action, resource);', "@id and @reason"),
-        (PERMIT.replace("reply", "replay"), "fits its schema"),
+        (PERMIT.replace("reply", "replay"), 'unrecognized action `Action::"replay"`'),
+        (PERMIT + PERMIT, "two are called r"),
+        (PERMIT.replace("permit", '@answer("ask") permit'), "no @answer on a permit"),
+        (PERMIT + FORBID.replace("ANSWER", "maybe"), "ask, wait or modify"),
+        (PERMIT + FORBID.replace("ANSWER", "wait"), "@until with"),
+        (PERMIT + FORBID.replace("ANSWER", "modify"), "@narrow with"),
+        (PERMIT + FORBID.replace("ANSWER", 'wait") @until("grounded'), "numbers that the schema"),
+        (PERMIT + FORBID.replace("ANSWER", "deny"), "f denies all that r allows"),
+        (
+            PERMIT.replace(";", " when { context.grounded };")
+            + FORBID.replace("ANSWER", "deny").replace(";", " when { context.grounded };"),
+            "f denies all that r allows",
+        ),
         (PERMIT.replace(";", " when { context.amount_cents > 1 };"), "fits its schema"),
         (PERMIT.replace(";", ' when { context.grounded == "yes" };'), "fits its schema"),
     ],

@@ -14,7 +14,7 @@ from tests.fakes import ListRecaller, Office, ScriptedClassifier, connector, tic
 def office(tmp_path: Path) -> Office:
     desk = connector(tmp_path)
     desk.open_tickets([ticket("T-001")])
-    return Office(desk, "T-001")
+    return Office(desk, "T-001", workflow="triage")
 
 
 MEMORY = ListRecaller([("ticket:train-1", "where is my parcel"), ("ticket:train-2", "late")])

@@ -1,0 +1,82 @@
+"""How far a workflow is trusted: a level from 0 (it proposes) to 3, by tenant.
+
+The settings say where it begins. A change is a run of the workflow `autonomy` that has ended, so it
+stands in the same chained journal as what it changes, and `mainspring audit` covers it.
+"""
+
+from functools import partial
+from typing import Final
+
+from agents.commits import Commits
+from agents.events import RunEnded
+from agents.journal import Journal, require_line, require_name
+from agents.journal_sql import SqlJournal
+from agents.state import fold
+from cluster.errors import InvalidInput
+from cluster.ids import Clock
+
+WORKFLOW: Final = "autonomy"
+HIGHEST: Final = 3
+EVERY: Final = "*"
+_FRESH_S: Final = 3.0
+
+
+def change(
+    journal: SqlJournal, clock: Clock, tenant: str, workflow: str, level: int, by: str, why: str
+) -> str:
+    """Set a workflow's level; the id of the run that records it. InvalidInput for no level, and
+    for nobody's word."""
+    if not 0 <= level <= HIGHEST:
+        raise InvalidInput("level", level, f"0 to {HIGHEST}")
+    require_name("by", by)
+    require_name("workflow", workflow)
+    require_line("why", why)
+    given = {"tenant": tenant, "workflow": workflow, "level": level, "by": by, "why": why}
+    key = f"{WORKFLOW}:{workflow}:{clock.now()!r}"
+
+    with journal.connection():
+        run_id, new = journal.create(tenant, key, WORKFLOW, _agent(workflow), given)
+        if new:
+            ended = RunEnded(decision=f"level {level}", reason=why or f"by {by}", result=given)
+            journal.append(run_id, 0, [ended])
+    return run_id
+
+
+def changed_to(journal: Journal, tenant: str, workflow: str) -> int | None:
+    """The level that was last set; None when none ever was."""
+    rows = journal.runs(tenant, "ended", _agent(workflow), limit=1)
+    if not rows:
+        return None
+    state = fold(rows[0].run_id, journal.read(rows[0].run_id))
+    return int(state.input["level"])
+
+
+class Autonomy:
+    """The levels as an orchestrator sees them: a change counts within three seconds."""
+
+    def __init__(
+        self, begin: dict[str, int], journal: Journal, commits: Commits, clock: Clock
+    ) -> None:
+        self._begin, self._journal = begin, journal
+        self._commits, self._clock = commits, clock
+        self._known: dict[tuple[str, str], tuple[float, int]] = {}
+
+    async def level(self, tenant: str, workflow: str) -> int:
+        """The level of a tenant's workflow; 0 for one that nobody has trusted yet."""
+        now = self._clock.monotonic()
+        at, level = self._known.get((tenant, workflow), (now - _FRESH_S, 0))
+        if now - at >= _FRESH_S:
+            found = await self._commits.do(partial(changed_to, self._journal, tenant, workflow))
+            begin = self._begin.get(workflow, self._begin.get(EVERY, 0))
+            level = begin if found is None else found
+            self._known[tenant, workflow] = (now, level)
+        return level
+
+
+def _agent(workflow: str) -> str:
+    return f"{WORKFLOW}/{workflow}"
+
+
+def shown(level: int) -> str:
+    """What a level means, for people."""
+    return ("proposes", "asks before money", "goes by the policy", "has the larger caps")[level]
