@@ -176,6 +176,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         wiring.secret,
         settings.gateway.request_timeout_s,
         Catalog(settings.models).names(),
+        DIRECTORY,
     )
     # Two at once, so that a second swap is refused and does not wait for the first.
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(

@@ -34,6 +34,25 @@ class Replica:
         return self.running + self.waiting
 
 
+@dataclass(frozen=True)
+class Online:
+    """Requests that somebody waits for: the time to the first token of nearly all of them of late
+    (the 95th percentile), seconds, how many are in work, and how long ago the last came, seconds.
+    """
+
+    ttft_s: float = 0.0
+    in_work: int = 0
+    ago_s: float = float("inf")
+
+    def __add__(self, other: "Online") -> "Online":
+        """Those of two gateways: what is worse for who waits."""
+        return Online(
+            max(self.ttft_s, other.ttft_s),
+            self.in_work + other.in_work,
+            min(self.ago_s, other.ago_s),
+        )
+
+
 class Directory:
     """Leases of `lease_s` seconds; who does not renew in time is no longer listed."""
 
@@ -41,6 +60,7 @@ class Directory:
         self._clock = clock
         self._lease_s = lease_s
         self._entries: dict[str, tuple[float, Replica]] = {}
+        self._online: dict[str, tuple[float, Online]] = {}
 
     def register(self, replica: Replica) -> None:
         """Enter a replica, or replace its entry; starts a lease."""
@@ -63,6 +83,17 @@ class Directory:
         """The replicas whose lease runs, ordered by id."""
         self._drop_expired()
         return [replica for _, (_, replica) in sorted(self._entries.items())]
+
+    def report(self, gateway: str, online: Online) -> list[Replica]:
+        """What a gateway sees of its clients; the replicas, as `snapshot`."""
+        self._online[gateway] = (self._clock.monotonic() + self._lease_s, online)
+        return self.snapshot()
+
+    def online(self) -> Online:
+        """What all gateways see of their clients."""
+        now = self._clock.monotonic()
+        self._online = {g: told for g, told in self._online.items() if told[0] > now}
+        return sum((online for _, online in self._online.values()), Online())
 
     def _drop_expired(self) -> None:
         now = self._clock.monotonic()

@@ -56,10 +56,13 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
         around, catalog, clock = self._around, self._catalog, SystemClock()
-        self._watch, meter = Watch(around.directory, clock), Meter(catalog)
+        meter = Meter(catalog)
         self._router = Router(
-            catalog, self._watch.replicas, meter, clock, around.secret, self._section.replicas
-        )
+            catalog, lambda: self._watch.replicas(), meter, clock, around.secret,
+            self._section.replicas,
+        )  # fmt: skip
+        name = SystemIds().new("gateway")
+        self._watch = Watch(around.directory, clock, name, self._router.online)
         return build_app(
             self._section,
             catalog,

@@ -14,7 +14,7 @@ from cluster.settings import ModelSection
 from cluster.telemetry import logger
 from serve.calls import Answer, Call
 from serve.catalog import Catalog
-from serve.directory import Replica
+from serve.directory import Online, Replica
 from serve.metering import Meter
 from serve.problems import Refused
 from serve.routing import Load, Route
@@ -42,7 +42,7 @@ class Router:
     ) -> None:
         self._catalog, self._replicas, self._meter = catalog, replicas, meter
         self._clock, self._secret = clock, secret
-        self._wire, self._traffic = Wire(clock), Traffic(gateways)
+        self._wire, self._traffic = Wire(clock), Traffic(gateways, clock)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -51,6 +51,10 @@ class Router:
     def load(self) -> dict[str, Load]:
         """Every model's live replicas, work in hand here, and this gateway's share of its room."""
         return {m.id: self._traffic.load(m, self._of(m)) for m in self._catalog.models}
+
+    def online(self) -> Online:
+        """See `Traffic.online`."""
+        return self._traffic.online()
 
     async def send(self, route: Route, call: Call) -> Answer:
         """See `Engines`."""
@@ -93,6 +97,7 @@ class Router:
         answer = Answer(model, call, sent, call.meter(model, call.wants_usage), reply.body)
         answer.first_byte = self._clock.monotonic()
         self._meter.first_byte(model.id, answer.first_byte - call.arrived, answer.first_byte - sent)
+        self._traffic.first_byte(answer)
         if call.stream:
             answer.chunks = _metered(answer, reply)
         answer.on_release.append(lambda answer: self._over(answer, replica, reply))

@@ -1,17 +1,21 @@
 """What is under way from this gateway, how long it takes of late, and what that leaves room for."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cluster.ids import Clock
 from cluster.settings import ModelSection
 from serve.calls import Answer, Call
-from serve.directory import Replica
+from serve.directory import Online, Replica
 from serve.routing import Load
 
 WEIGHT: Final = 0.1
 """Of the newest answer in what answers take of late."""
+
+_OF_LATE_S: Final = 5.0
+_MOST_FIRST: Final = 512
 
 
 @dataclass
@@ -30,8 +34,10 @@ class Pace:
 class Traffic:
     """One a gateway process, of `gateways` that share the engines' room."""
 
-    def __init__(self, gateways: int) -> None:
-        self._gateways = gateways
+    def __init__(self, gateways: int, clock: Clock) -> None:
+        self._gateways, self._clock = gateways, clock
+        self._first: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST)
+        self._came = float("-inf")
         self._by_model: Counter[str] = Counter()
         self._batch: Counter[str] = Counter()
         self._by_replica: Counter[str] = Counter()
@@ -44,8 +50,23 @@ class Traffic:
         """Requests at a replica: those from here now, or those that it told of, if more."""
         return max(self._by_replica[replica.id], replica.load)
 
+    def online(self) -> Online:
+        """What is under way that somebody waits for, and how long first tokens took of late."""
+        now = self._clock.monotonic()
+        of_late = sorted(first for at, first in self._first if now - at < _OF_LATE_S)
+        ttft = of_late[int(0.95 * (len(of_late) - 1))] if of_late else 0.0
+        waiting = self._by_model.total() - self._batch.total()
+        return Online(ttft, waiting, now - self._came)
+
+    def first_byte(self, answer: Answer) -> None:
+        """The first token of a stream, or the whole of another answer, has come."""
+        if answer.call.stream and not answer.call.batch:
+            self._first.append((answer.first_byte, answer.first_byte - answer.call.arrived))
+
     def enter(self, replica: Replica, call: Call) -> None:
         """A request is on its way."""
+        if not call.batch:
+            self._came = self._clock.monotonic()
         self._by_model[replica.model] += 1
         self._batch[replica.model] += call.batch
         self._by_replica[replica.id] += 1

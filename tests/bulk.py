@@ -12,9 +12,10 @@ from cluster.settings import BatchesSection
 from serve.bulk.archive import Archive
 from serve.bulk.asking import Told
 from serve.bulk.lines import Line
-from serve.bulk.pacing import NOBODY, Online
+from serve.bulk.pacing import NOBODY
 from serve.bulk.runner import Runner
 from serve.bulk.table import Batch
+from serve.directory import Online
 
 CHAT = "/v1/chat/completions"
 

@@ -7,13 +7,18 @@ from typing import Any, Final
 
 from cluster.ids import SystemClock
 from cluster.settings import BatchesSection
+from cluster.telemetry import logger
 from serve.bulk.archive import Archive
 from serve.bulk.asking import HttpGateway
-from serve.bulk.pacing import NOBODY, Online
-from serve.bulk.runner import Runner
+from serve.bulk.runner import Runner, Watching
+from serve.directory import Online, find_directory
+
+log = logger("bulk")
 
 NAME: Final = "bulk"
 _DAY_S: Final = 86_400.0
+_UNKNOWN: Final = Online(in_work=1)
+"""Somebody may be waiting: the pace grows slowly."""
 
 
 class Bulk:
@@ -21,14 +26,14 @@ class Bulk:
 
     def __init__(
         self, section: BatchesSection, data_dir: Path, url: str, key: str, timeout_s: float,
-        models: Sequence[str],
+        models: Sequence[str], directory: str,
     ) -> None:  # fmt: skip
         clock = SystemClock()
         archive = Archive(section, data_dir, clock)
         gateway = HttpGateway(url, key, timeout_s, section.concurrency)
         self._runner = Runner(
-            archive.batches, archive.files, gateway, _online, clock, models, section.concurrency,
-            section.online_ttft_s, section.keep_days * _DAY_S,
+            archive.batches, archive.files, gateway, _watching(directory), clock, models,
+            section.concurrency, section.online_ttft_s, section.keep_days * _DAY_S,
         )  # fmt: skip
         self._working = asyncio.get_running_loop().create_task(self._runner.run())
 
@@ -39,5 +44,17 @@ class Bulk:
         return self._runner.state()
 
 
-async def _online() -> Online:
-    return NOBODY
+def _watching(directory: str) -> Watching:
+    """What the gateways tell the directory of their clients; _UNKNOWN while it is away."""
+
+    async def online() -> Online:
+        from ray.exceptions import RayError
+
+        try:
+            told: Online = await find_directory(directory).online.remote()
+        except (RayError, ValueError) as error:
+            log.warning("the directory does not answer: %s", error)
+            return _UNKNOWN
+        return told
+
+    return online

@@ -4,12 +4,12 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 
 from cluster.ids import Clock, jittered
-from serve.bulk.lines import Answered, Line
+from serve.bulk.lines import EMBEDDINGS, Answered, Line
 from serve.bulk.table import Batch
 
 FIRST_PAUSE_S: Final = 0.5
@@ -51,6 +51,9 @@ class HttpGateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, batch: Batch, line: Line) -> Told:
+        body = json.loads(line.body)
+        if batch.endpoint != EMBEDDINGS:  # they wait in no engine's queue
+            body["mainspring"] = {**_options(body), "class": "batch"}
         headers = {
             "authorization": f"Bearer {self._key}",
             "content-type": "application/json",
@@ -62,7 +65,7 @@ class HttpGateway:
         }
         try:
             async with self._http().post(
-                self._url + batch.endpoint, data=line.body.encode(), headers=headers
+                self._url + batch.endpoint, data=json.dumps(body).encode(), headers=headers
             ) as response:
                 content = await response.read()
                 again = response.headers.get("retry-after", "0")
@@ -122,3 +125,8 @@ def _code(body: bytes) -> str:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def _options(body: dict[str, Any]) -> dict[str, Any]:
+    given = body.get("mainspring")
+    return given if isinstance(given, dict) else {}

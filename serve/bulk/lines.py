@@ -8,9 +8,8 @@ from typing import Any, Final
 from cluster.errors import InvalidInput
 from serve.schemas import parse_body
 
-ENDPOINTS: Final = (
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
-)  # fmt: skip
+EMBEDDINGS: Final = "/v1/embeddings"
+ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS, "/v1/responses")
 MAX_LINES: Final = 50_000
 MAX_LINE_BYTES: Final = 1_000_000
 MAX_CUSTOM_ID: Final = 512

@@ -7,6 +7,8 @@ requests' time to the first token says takes the place of a lost packet.
 from dataclasses import dataclass, replace
 from typing import Final
 
+from serve.directory import Online
+
 STEP_S: Final = 0.5
 QUIET_S: Final = 2.0
 _UP_BESIDE: Final = 1.0
@@ -14,21 +16,7 @@ _UP_ALONE: Final = 8.0
 _DOWN: Final = 0.5
 
 
-@dataclass(frozen=True)
-class Online:
-    """Requests that somebody waits for: the time to their first token of late, seconds, how many
-    are in work, and how long ago the last one came, seconds."""
-
-    ttft_s: float
-    in_work: int
-    ago_s: float
-
-    @property
-    def quiet(self) -> bool:
-        return self.in_work == 0 and self.ago_s > QUIET_S
-
-
-NOBODY: Final = Online(0.0, 0, float("inf"))
+NOBODY: Final = Online()
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ def next_pace(
         return pace
     if refused:
         return _moved(pace, now, pace.limit * _DOWN, ceiling, "an engine's queue is full")
-    if online.quiet:
+    if online.in_work == 0 and online.ago_s > QUIET_S:
         return _moved(pace, now, pace.limit + _UP_ALONE, ceiling, "nobody waits online")
     if online.ttft_s > target_s:
         why = f"online requests wait {online.ttft_s:.2f} s, more than {target_s:.2f}"

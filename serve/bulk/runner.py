@@ -19,8 +19,9 @@ from cluster.telemetry import logger
 from serve.bulk.asking import Gateway, ask
 from serve.bulk.files import Files
 from serve.bulk.lines import Answered, Fault, Line, Reader, split, written
-from serve.bulk.pacing import NOBODY, STEP_S, Online, Pace, next_pace
+from serve.bulk.pacing import NOBODY, STEP_S, Pace, next_pace
 from serve.bulk.table import Batch, Batches
+from serve.directory import Online
 
 log = logger("bulk")
 

@@ -9,8 +9,10 @@ import pytest
 
 from serve.bulk.asking import Told
 from serve.bulk.lines import MAX_LINE_BYTES, Fault, Line, Reader, split
-from serve.bulk.pacing import NOBODY, STEP_S, Online, Pace, next_pace
+from serve.bulk.pacing import NOBODY, STEP_S, Pace, next_pace
+from serve.directory import Directory, Online
 from tests.bulk import CHAT, Office, request
+from tests.fakes import FakeClock
 
 
 @pytest.fixture
@@ -217,3 +219,14 @@ def test_the_pace_stays_within_its_bounds_and_waits_for_what_it_did() -> None:
     assert slow.allowed == 1  # a batch always goes on
     assert next_pace(Pace(64.0, 0.0), NOBODY, False, 0.5, 64, STEP_S).allowed == 64
     assert next_pace(slow, NOBODY, False, 0.5, 64, slow.at + STEP_S / 2) is slow
+
+
+def test_what_gateways_see_of_their_clients_adds_up_until_it_is_old() -> None:
+    clock = FakeClock()
+    directory = Directory(clock, lease_s=8.0)
+    directory.report("g1", Online(0.2, 3, 0.5))
+    clock.step(5.0)
+    directory.report("g2", Online(0.7, 1, 4.0))
+    assert directory.online() == Online(0.7, 4, 0.5)
+    clock.step(5.0)
+    assert directory.online() == Online(0.7, 1, 4.0)

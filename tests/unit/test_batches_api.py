@@ -16,8 +16,9 @@ from cluster.settings import AccountsSection, BatchesSection, GatewaySection
 from serve.books import Books
 from serve.bulk.archive import Archive
 from serve.bulk.asking import HttpGateway
-from serve.bulk.pacing import NOBODY, Online
+from serve.bulk.pacing import NOBODY
 from serve.bulk.runner import Runner
+from serve.directory import Online
 from serve.routes.batches import archive_routes
 from tests.bulk import jsonl, request
 from tests.gateways import Stack, serving
