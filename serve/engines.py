@@ -136,6 +136,7 @@ def engine_arguments(model: ModelSection) -> dict[str, Any]:
         "max_num_seqs": model.max_num_seqs,
         "tensor_parallel_size": model.tensor_parallel,
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         "enable_auto_tool_choice": True,
         "tool_call_parser": model.tool_call_parser,
         # Without this an untrained or unlucky model fills its JSON with spaces up to max_tokens.

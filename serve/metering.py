@@ -1,7 +1,7 @@
 """What a request used, what it cost, how long it took; and the usage inside a passing stream."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,9 +10,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from cluster.settings import ModelSection
 from serve.catalog import Catalog, cost_usd
 from serve.problems import Problem
+from serve.routing import Load
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_LOADS = {
+    "replicas": "Engine replicas that may be asked",
+    "running": "Requests that the engines generate for, as they tell",
+    "waiting": "Requests that wait in the engines, as they tell",
+    "kv_usage": "Share of KV cache in use at the fullest engine",
+    "ttft_s": "Time to the first byte of late, seconds",
+    "service_s": "Time to the last byte of late, seconds",
+}
 _EVENT_END = b"\n\n"
 _DATA = b"data: "
 
@@ -188,9 +197,26 @@ class Meter:
             "mainspring_cost_usd", "Cost at list prices, USD", ["model"], registry=own
         )
         self._in_work = Gauge("mainspring_in_work", "Requests in work", ["model"], registry=own)
+        self._opened = Counter(
+            "mainspring_circuits_opened", "Engine replicas left alone after failures", ["model"],
+            registry=own,
+        )  # fmt: skip
+        self._loads = {
+            Gauge(f"mainspring_engine_{name}", text, ["model"], registry=own): name
+            for name, text in _LOADS.items()
+        }
         self._detours = Counter(
             "mainspring_fallbacks", "Requests passed to the next model", ["model"], registry=own
         )
+
+    def shows(self, model: str, load: Callable[[], Load]) -> None:
+        """Have the model's load read whenever the metrics are."""
+        for gauge, name in self._loads.items():
+            gauge.labels(model).set_function(lambda name=name: float(getattr(load(), name)))
+
+    def opened(self, model: str) -> None:
+        """A replica failed so often that it is left alone for a while."""
+        self._opened.labels(model).inc()
 
     def refused(self, model: str, status: int) -> None:
         """A request that no engine answered, or that an engine refused."""

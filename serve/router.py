@@ -4,6 +4,7 @@ A request is admitted before any work is done for it and let go when its last by
 its client has gone. Once a byte has reached the client nothing is retried.
 """
 
+import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
@@ -14,16 +15,18 @@ from cluster.settings import ModelSection
 from cluster.telemetry import logger
 from serve.calls import Answer, Call
 from serve.catalog import Catalog
+from serve.circuits import Circuits
 from serve.directory import Online, Replica
 from serve.metering import Meter
 from serve.problems import Refused
 from serve.routing import Load, Route
-from serve.schemas import encode
+from serve.schemas import MAX_PRIORITY, encode
 from serve.traffic import Traffic
-from serve.wire import Failed, Reply, Wire
+from serve.wire import Failed, Hung, Reply, Wire
 
 log = logger("router")
 
+BEHIND: Final = 4 * MAX_PRIORITY
 MAX_ATTEMPTS: Final = 3  # replicas of one model; a request that kills engines must not visit all
 
 
@@ -43,14 +46,18 @@ class Router:
         self._catalog, self._replicas, self._meter = catalog, replicas, meter
         self._clock, self._secret = clock, secret
         self._wire, self._traffic = Wire(clock), Traffic(gateways, clock)
+        self._circuits = Circuits(clock)
+        for model in catalog.models:
+            meter.shows(model.id, functools.partial(self._load, model))
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._wire.close()
 
     def load(self) -> dict[str, Load]:
-        """Every model's live replicas, work in hand here, and this gateway's share of its room."""
-        return {m.id: self._traffic.load(m, self._of(m)) for m in self._catalog.models}
+        """Every model's replicas that may be asked, work in hand here, and this gateway's share of
+        its room."""
+        return {m.id: self._load(m) for m in self._catalog.models}
 
     def online(self) -> Online:
         """See `Traffic.online`."""
@@ -70,38 +77,51 @@ class Router:
 
     async def _send_to_model(self, model: ModelSection, call: Call) -> Answer:
         candidates = self._of(model)
-        load = self._traffic.load(model, candidates)
-        if load.full and candidates:
-            raise Overloaded(f"model {model.id}", "its queue is full", 1.0)
+        if candidates:
+            self._traffic.require_room(model, candidates, call)
         for replica in self._ranked(candidates, call.affinity)[:MAX_ATTEMPTS]:
-            self._enter(replica, call)
+            if not self._circuits.may(replica.id):
+                continue  # another request, sent meanwhile, found it failing
             try:
                 return await self._send_to_replica(model, replica, call)
             except Failed as error:
-                self._leave(replica, call)
                 log.warning("%s at %s: %s", model.id, replica.url, error)
-            except Refused as error:
-                self._leave(replica, call)
-                self._meter.refused(model.id, error.http_status)
-                raise
-            except BaseException:
-                self._leave(replica, call)
-                raise
         raise Unavailable(f"model {model.id}", "no engine answers", 2.0)
 
     async def _send_to_replica(self, model: ModelSection, replica: Replica, call: Call) -> Answer:
         sent = self._clock.monotonic()
-        self._meter.sent(model.id, sent - call.arrived)
-        payload = encode({**call.payload, "model": model.id})
-        reply = await self._wire.ask(replica.url, self._secret, payload, call)
+        self._enter(replica, call)
+        try:
+            reply = await self._wire.ask(replica.url, self._secret, _payload(model, call), call)
+        except BaseException as error:
+            self._leave(replica, call)
+            self._judge(replica, error)
+            raise
+        self._circuits.answering(replica.id)
         answer = Answer(model, call, sent, call.meter(model, call.wants_usage), reply.body)
         answer.first_byte = self._clock.monotonic()
+        self._meter.sent(model.id, sent - call.arrived)
         self._meter.first_byte(model.id, answer.first_byte - call.arrived, answer.first_byte - sent)
         self._traffic.first_byte(answer)
         if call.stream:
             answer.chunks = _metered(answer, reply)
         answer.on_release.append(lambda answer: self._over(answer, replica, reply))
         return answer
+
+    def _judge(self, replica: Replica, error: BaseException) -> None:
+        """What no answer says of the replica."""
+        if isinstance(error, Refused):
+            self._meter.refused(replica.model, error.http_status)
+            self._circuits.succeeded(replica.id)
+        elif isinstance(error, Failed | Hung):
+            self._failed(replica)
+        else:
+            self._circuits.undecided(replica.id)
+
+    def _failed(self, replica: Replica) -> None:
+        if self._circuits.failed(replica.id):
+            self._meter.opened(replica.model)
+            log.warning("%s at %s failed too often; it is left alone", replica.model, replica.url)
 
     def _over(self, answer: Answer, replica: Replica, reply: Reply) -> None:
         """Frees the place, closes what is still open (which makes the engine stop), meters."""
@@ -113,13 +133,21 @@ class Router:
             last = answer.sent + answer.engine_s
             answer.inter_token_s = (last - answer.first_byte) / (tokens - 1)
         if answer.status == 200:
+            self._circuits.succeeded(replica.id)
             self._traffic.answered(answer)
+        elif answer.status == 502:
+            self._failed(replica)
         self._meter.done(
             answer.model.id, answer.status, answer.usage, answer.engine_s, answer.inter_token_s
         )
 
+    def _load(self, model: ModelSection) -> Load:
+        return self._traffic.load(model, self._of(model))
+
     def _of(self, model: ModelSection) -> list[Replica]:
-        return [r for r in self._replicas() if r.model == model.id]
+        """The model's live replicas whose circuits let a request through."""
+        may = self._circuits.may
+        return [r for r in self._replicas() if r.model == model.id and may(r.id)]
 
     def _ranked(self, candidates: list[Replica], affinity: str) -> list[Replica]:
         """Least loaded first; among equals the one that this conversation always hashes to, whose
@@ -132,12 +160,20 @@ class Router:
         return sorted(candidates, key=rank)
 
     def _enter(self, replica: Replica, call: Call) -> None:
+        self._circuits.begin(replica.id)
         self._traffic.enter(replica, call)
         self._meter.in_work(replica.model, self._traffic.in_work(replica.model))
 
     def _leave(self, replica: Replica, call: Call) -> None:
         self._traffic.leave(replica, call)
         self._meter.in_work(replica.model, self._traffic.in_work(replica.model))
+
+
+def _payload(model: ModelSection, call: Call) -> bytes:
+    """What the engine is sent. It takes the lowest priority first, and batch work behind all."""
+    priority = call.priority + (BEHIND if call.batch else 0)
+    given = {**call.payload, "model": model.id}
+    return encode({**given, "priority": priority} if priority else given)
 
 
 async def _metered(answer: Answer, reply: Reply) -> AsyncIterator[bytes]:

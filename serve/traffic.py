@@ -1,10 +1,15 @@
-"""What is under way from this gateway, how long it takes of late, and what that leaves room for."""
+"""What is under way from this gateway, how long it takes of late, and what that leaves room for.
+
+Requests wait in the engine, which knows best who is next; here is the door to its queue. Work that
+nobody waits for may fill a part of what an engine does at once, so that others find a place.
+"""
 
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cluster.errors import Overloaded
 from cluster.ids import Clock
 from cluster.settings import ModelSection
 from serve.calls import Answer, Call
@@ -13,7 +18,10 @@ from serve.routing import Load
 
 WEIGHT: Final = 0.1
 """Of the newest answer in what answers take of late."""
-
+FRESH_S: Final = 10.0
+"""What answers took longer ago says nothing of the next one."""
+BATCH_SHARE: Final = 0.75
+MOST_RETRY_S: Final = 30.0
 _OF_LATE_S: Final = 5.0
 _MOST_FIRST: Final = 512
 
@@ -21,14 +29,17 @@ _MOST_FIRST: Final = 512
 @dataclass
 class Pace:
     """What a model's answers take of late, seconds: to the first byte and to the last one, from
-    sending. Zero before the first answer."""
+    sending. `at` is when the last one ended."""
 
     first_s: float = 0.0
     service_s: float = 0.0
+    at: float = float("-inf")
 
-    def note(self, first_s: float, service_s: float) -> None:
-        self.first_s = _mixed(self.first_s, first_s)
-        self.service_s = _mixed(self.service_s, service_s)
+    def note(self, first_s: float, service_s: float, now: float) -> None:
+        fresh = now - self.at < FRESH_S
+        self.first_s = _mixed(self.first_s, first_s) if fresh else first_s
+        self.service_s = _mixed(self.service_s, service_s) if fresh else service_s
+        self.at = now
 
 
 class Traffic:
@@ -82,12 +93,13 @@ class Traffic:
     def answered(self, answer: Answer) -> None:
         """Learn from a whole answer how long they take."""
         pace = self._pace.setdefault(answer.model.id, Pace())
-        pace.note(answer.first_byte - answer.sent, answer.engine_s)
+        first = answer.first_byte - answer.sent
+        pace.note(first, answer.engine_s, self._clock.monotonic())
 
     def load(self, model: ModelSection, replicas: Sequence[Replica]) -> Load:
         """The model, given its replicas that may be chosen."""
         room = len(replicas) * (model.max_ongoing_requests + model.max_queued_requests)
-        pace = self._pace.get(model.id, Pace())
+        pace = self._fresh_pace(model.id)
         return Load(
             replicas=len(replicas),
             in_work=self._by_model[model.id],
@@ -99,6 +111,29 @@ class Traffic:
             service_s=pace.service_s,
         )
 
+    def require_room(self, model: ModelSection, replicas: Sequence[Replica], call: Call) -> None:
+        """Raises Overloaded, with when to come again, for a request that finds no place at the
+        model, or whose first token would come too late."""
+        what, load = f"model {model.id}", self.load(model, replicas)
+        slots = max(1, len(replicas) * model.max_num_seqs // self._gateways)
+        turn = load.service_s / slots
+        again = min(MOST_RETRY_S, max(1.0, load.in_work * turn))
+        if load.full:
+            raise Overloaded(what, "its queue is full", again)
+        if call.batch and self._batch[model.id] >= max(1, int(slots * BATCH_SHARE)):
+            raise Overloaded(what, "its share for batch work is full", again)
+        # The engine takes batch work last, so nobody else waits for it.
+        before = load.in_work - (0 if call.batch else self._batch[model.id])
+        first = load.ttft_s + max(0, before - slots + 1) * turn
+        left = call.deadline - self._clock.monotonic()
+        if 0.0 < left < first:
+            late = f"its first token takes about {first:.1f} s, the deadline leaves {left:.1f} s"
+            raise Overloaded(what, late, again)
+
+    def _fresh_pace(self, model: str) -> Pace:
+        pace = self._pace.get(model, Pace())
+        return pace if self._clock.monotonic() - pace.at < FRESH_S else Pace()
+
 
 def _mixed(before: float, now: float) -> float:
-    return now if before == 0.0 else before + WEIGHT * (now - before)
+    return before + WEIGHT * (now - before)
