@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -212,7 +213,7 @@ class Meter:
     def shows(self, model: str, load: Callable[[], Load]) -> None:
         """Have the model's load read whenever the metrics are."""
         for gauge, name in self._loads.items():
-            gauge.labels(model).set_function(lambda name=name: float(getattr(load(), name)))
+            gauge.labels(model).set_function(partial(_value, load, name))
 
     def opened(self, model: str) -> None:
         """A replica failed so often that it is left alone for a while."""
@@ -253,3 +254,7 @@ class Meter:
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _value(load: Callable[[], Load], name: str) -> float:
+    return float(getattr(load(), name))
