@@ -22,7 +22,7 @@ FRESH_S: Final = 10.0
 """What answers took longer ago says nothing of the next one."""
 BATCH_SHARE: Final = 0.75
 MOST_RETRY_S: Final = 30.0
-_OF_LATE_S: Final = 5.0
+_OF_LATE_S: Final = 1.5
 _MOST_FIRST: Final = 512
 
 

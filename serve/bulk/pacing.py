@@ -11,6 +11,8 @@ from serve.directory import Online
 
 STEP_S: Final = 0.5
 QUIET_S: Final = 2.0
+SEEN_S: Final = 2.0
+"""So long it takes until what gateways tell of late says nothing of the time before a change."""
 _UP_BESIDE: Final = 1.0
 _UP_ALONE: Final = 8.0
 _DOWN: Final = 0.5
@@ -21,12 +23,13 @@ NOBODY: Final = Online()
 
 @dataclass(frozen=True)
 class Pace:
-    """`limit` requests may be in work at once; `why` it is what it is. `at` is when it was last
-    changed, seconds."""
+    """`limit` requests may be in work at once; `why` it is what it is. `at` is when that was last
+    decided, `lowered` when it last became less, seconds."""
 
     limit: float
     at: float
     why: str = "start"
+    lowered: float = float("-inf")
 
     @property
     def allowed(self) -> int:
@@ -39,19 +42,18 @@ def next_pace(
     """The pace from `now` on. `refused`: an engine's queue was full since. `target_s` is the time
     to the first token that online requests are promised; `ceiling` the most that may be in work.
 
-    Changes are STEP_S apart: the effect of one has to be seen before the next."""
+    Decisions are STEP_S apart. Once it was lowered it is not lowered again before the effect of
+    that can be seen, SEEN_S later."""
     if now - pace.at < STEP_S:
         return pace
-    if refused:
-        return _moved(pace, now, pace.limit * _DOWN, ceiling, "an engine's queue is full")
-    if online.in_work == 0 and online.ago_s > QUIET_S:
-        return _moved(pace, now, pace.limit + _UP_ALONE, ceiling, "nobody waits online")
-    if online.ttft_s > target_s:
-        why = f"online requests wait {online.ttft_s:.2f} s, more than {target_s:.2f}"
-        return _moved(pace, now, pace.limit * _DOWN, ceiling, why)
-    why = f"online requests wait {online.ttft_s:.2f} s, no more than {target_s:.2f}"
-    return _moved(pace, now, pace.limit + _UP_BESIDE, ceiling, why)
-
-
-def _moved(pace: Pace, now: float, limit: float, ceiling: int, why: str) -> Pace:
-    return replace(pace, limit=min(max(limit, 1.0), float(ceiling)), at=now, why=why)
+    slow = online.ttft_s > target_s
+    quiet = online.in_work == 0 and online.ago_s > QUIET_S
+    told = f"first tokens online take {online.ttft_s:.2f} s of {target_s:.2f}"
+    if refused or (slow and not quiet):
+        why = "an engine's queue is full" if refused else told
+        if now - pace.lowered < SEEN_S:
+            return replace(pace, at=now, why=why)
+        return Pace(max(pace.limit * _DOWN, 1.0), now, why, now)
+    more = _UP_ALONE if quiet else _UP_BESIDE
+    why = "nobody waits online" if quiet else told
+    return replace(pace, limit=min(pace.limit + more, float(ceiling)), at=now, why=why)

@@ -214,11 +214,19 @@ def test_the_pace_follows_what_online_requests_see(
     assert pace.limit == limit
 
 
-def test_the_pace_stays_within_its_bounds_and_waits_for_what_it_did() -> None:
-    slow = next_pace(Pace(1.0, 0.0), SLOW, True, 0.5, 64, STEP_S)
-    assert slow.allowed == 1  # a batch always goes on
+def test_the_pace_stays_within_its_bounds() -> None:
+    lowest = next_pace(Pace(1.0, 0.0), SLOW, True, 0.5, 64, STEP_S)
+    assert lowest.allowed == 1  # a batch always goes on
     assert next_pace(Pace(64.0, 0.0), NOBODY, False, 0.5, 64, STEP_S).allowed == 64
-    assert next_pace(slow, NOBODY, False, 0.5, 64, slow.at + STEP_S / 2) is slow
+    assert next_pace(lowest, NOBODY, False, 0.5, 64, lowest.at + STEP_S / 2) is lowest
+
+
+def test_the_pace_is_lowered_again_only_once_the_effect_is_seen() -> None:
+    pace, limits = Pace(32.0, 0.0), []
+    for step in range(1, 10):
+        pace = next_pace(pace, SLOW, False, 0.5, 64, step * STEP_S)
+        limits.append(pace.limit)
+    assert limits == [16.0] * 4 + [8.0] * 4 + [4.0]
 
 
 def test_what_gateways_see_of_their_clients_adds_up_until_it_is_old() -> None:
