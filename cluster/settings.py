@@ -25,7 +25,7 @@ from cluster.errors import ConfigError
 
 ENV_PREFIX = "MAINSPRING_"
 # MAINSPRING_STACK marks a stack's processes, MAINSPRING_EXTRA chooses what `make setup` installs.
-_READ_ELSEWHERE = {"stack", "extra"}
+_READ_ELSEWHERE = {"stack", "extra", "api_key"}
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 
 
@@ -70,6 +70,12 @@ class GatewaySection(Section):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def url(self) -> str:
+        """Where this machine's programs find it."""
+        shown = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host
+        return f"http://{shown}:{self.port}"
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> Self:

@@ -70,9 +70,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        host = self.settings.gateway.host
-        shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
-        return f"http://{shown}:{self.settings.gateway.port}"
+        return self.settings.gateway.url
 
     @property
     def connector(self) -> Any:

@@ -21,6 +21,8 @@ from serve.metering import Meter
 from serve.problems import install
 from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
+from serve.routes.mcp import PATH as MCP
+from serve.routes.mcp import McpEndpoint
 from serve.routes.openai import Embed, OpenAIRoutes
 from serve.routes.operations import OperationsRoutes
 from serve.routes.runs import Office, RunRoutes
@@ -74,6 +76,7 @@ def build_app(
     )  # fmt: skip
     for router in routers:
         app.include_router(router)
+    app.add_route(MCP, McpEndpoint(app, section.is_loopback), methods=["POST"])  # type: ignore[arg-type]
     return app
 
 
