@@ -96,7 +96,9 @@ class Client:
     async def listed(self, after: str = "", limit: int = 20, **where: str) -> Answer:
         """Records by id behind `after`: `data`, and whether it `has_more`. `where`: subject,
         session, kind, tier."""
-        return await self._ask("GET", "memory", after=after, limit=str(limit), **where)
+        return await self._ask(
+            "GET", "memory", query={"after": after, "limit": str(limit), **where}
+        )
 
     async def export(self, name: str) -> Answer:
         """Write all records to the file `name` of the stack's data folder; its `path`."""
@@ -110,7 +112,7 @@ class Client:
 
     async def agents(self, after: str = "", limit: int = 20) -> Answer:
         """Agents by id behind `after`: `data`, and whether it `has_more`."""
-        return await self._ask("GET", "agents", after=after, limit=str(limit))
+        return await self._ask("GET", "agents", query={"after": after, "limit": str(limit)})
 
     async def send(self, agent: str, content: str, *, key: str = "", **given: Any) -> Answer:
         """Say something to an agent: the answer as `content`, and its `run`. `given` is what its
@@ -123,12 +125,18 @@ class Client:
         return await self._ask("GET", f"runs/{_part(id)}")
 
     async def _ask(
-        self, method: str, path: str, body: Answer | None = None, *, key: str = "", **query: str
+        self,
+        method: str,
+        path: str,
+        body: Answer | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        key: str = "",
     ) -> Answer:
         headers = {"idempotency-key": key} if key else {}
         try:
             answer = await self._http.request(
-                method, path, json=body, params=query or None, headers=headers
+                method, path, json=body, params=query, headers=headers
             )
         except httpx.TimeoutException:
             raise DeadlineExceeded("the gateway", self._timeout_s) from None

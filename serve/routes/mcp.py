@@ -32,7 +32,9 @@ class McpEndpoint:
         self._tools: list[Tool] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tools = self._tools = self._tools or await asyncio.to_thread(_tools, self._opened)
+        tools = self._tools
+        if tools is None:
+            tools = self._tools = await asyncio.to_thread(_tools, self._opened)
         from mcp.server.transport_security import TransportSecuritySettings
 
         from serve.mcp_server import server_of
