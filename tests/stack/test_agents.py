@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 
@@ -138,3 +139,37 @@ def orchestrators() -> list[int]:
 def _kill(pid: int) -> bool:
     os.kill(pid, signal.SIGKILL)
     return True
+
+
+async def test_mcp_clients_reach_the_stack_by_both_transports(demo: Demo) -> None:
+    from mcp.client import Client
+    from mcp.client.stdio import StdioServerParameters
+
+    words = ["-m", "serve.cli", "mcp", "--url", demo.url]
+    own = StdioServerParameters(command=sys.executable, args=words, env=demo.environment)
+    for number, way in enumerate((f"{demo.url}/mcp", own)):
+        async with Client(way) as client:
+            given = {"text": f"The {number} key hangs by the door", "why": "a test"}
+            kept = await client.call_tool("remember", given)
+            assert not kept.is_error, kept.content
+            asked = {"text": f"where does the {number} key hang"}
+            found = await client.call_tool("recall", asked)
+            assert given["text"] in str(found.content)
+            agents = await client.call_tool("list_agents", {})
+            assert not agents.is_error, agents.content
+            wrong = await client.call_tool("send_message", {"agent": "nobody", "content": "hi"})
+            assert wrong.is_error and "nobody" in str(wrong.content)
+
+
+def test_a_conversation_recalls_what_it_was_asked_to_keep(http: httpx.Client) -> None:
+    http.post("/agents", json={"id": "keeper", "model": "routine"})
+    said = {"content": "Remember: the spare key of the blue shed hangs by the door."}
+    assert http.post("/agents/keeper/messages", json=said).status_code == 200
+    kept = http.get("/memory", params={"session": "keeper", "tier": "long_term"}).json()["data"]
+    assert [record["text"] for record in kept] == [said["content"]]
+    asked = {"content": "Where does the spare key of the blue shed hang?"}
+    answer = http.post("/agents/keeper/messages", json=asked).json()
+    assert answer["run"]["decision"] == "answered"
+    summed = {"workflow": "compression", "input": {"session": "keeper"}}
+    run = http.post("/runs", json=summed).json()["id"]
+    assert ended(http, run)["decision"] == "not_due"

@@ -26,7 +26,7 @@ from cluster.settings import INFRA, AgentsSection, MemorySection
 from memory.embed import MiniLM
 from tests.fakes import ScriptedClassifier, support_section
 from tests.memories import Desk
-from tests.world import World, connect
+from tests.world import GOVERNED, World, connect
 
 pytestmark = pytest.mark.enable_socket
 
@@ -107,7 +107,7 @@ class House:
         )  # fmt: skip
         talk = partial(conversation.work, parts=self.desk.talk(Writer()))
         work = partial(support.work, parts=parts)
-        world = World(self._folder, work, AgentsSection(), conversation=talk)
+        world = World(self._folder, work, AgentsSection(**GOVERNED), conversation=talk)
         connect(self._monkeypatch, world)
         return world
 
