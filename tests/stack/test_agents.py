@@ -147,7 +147,8 @@ async def test_mcp_clients_reach_the_stack_by_both_transports(demo: Demo) -> Non
 
     words = ["-m", "serve.cli", "mcp", "--url", demo.url]
     own = StdioServerParameters(command=sys.executable, args=words, env=demo.environment)
-    for number, way in enumerate((f"{demo.url}/mcp", own)):
+    ways: list[str | StdioServerParameters] = [f"{demo.url}/mcp", own]
+    for number, way in enumerate(ways):
         async with Client(way) as client:
             given = {"text": f"The {number} key hangs by the door", "why": "a test"}
             kept = await client.call_tool("remember", given)
