@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -9,7 +10,7 @@ from cluster.errors import InvalidInput, NotFound
 from memory import transfer
 from memory.ingest import Ingested, IngestReport, Replaced
 from memory.log import Log, Note
-from memory.records import Record
+from memory.records import Origin, Record
 from memory.retention import Retention
 from memory.writer import Writer
 
@@ -55,11 +56,19 @@ class Archive:
         """See `service.Memory.import_`."""
         if not Path(path).is_file():
             raise NotFound("file", path)
+        rows = await asyncio.to_thread(lambda: list(transfer.lines(Path(path))))
+        return await self.taken_in(tenant, rows, note)
+
+    async def taken_in(
+        self, tenant: str, rows: list[tuple[int, str]], note: Note, origin: Origin | None = None
+    ) -> IngestReport:
+        """Remember numbered lines of an export; `origin` takes the place of what they say."""
         problems: list[str] = []
         added = known = 0
-        rows = await asyncio.to_thread(lambda: list(transfer.lines(Path(path))))
         for start in range(0, len(rows), _READ_AT_ONCE):
             part = _records(rows[start : start + _READ_AT_ONCE], tenant, problems)
+            if origin is not None:
+                part = [replace(record, origin=origin) for record in part]
             new = await self._taken(part, note, problems)
             added, known = added + new, known + len(part) - new
         return IngestReport(1, added, known, 0, tuple(problems[:_MAX_PROBLEMS]))

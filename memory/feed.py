@@ -69,6 +69,11 @@ class Index:
         """How many rows the store does not have yet, or still has though they are gone."""
         return len(self._tail) + len(self._gone)
 
+    @property
+    def lag_s(self) -> float:
+        """For how many seconds the oldest of them has waited."""
+        return self._clock.monotonic() - self._since if self.waiting else 0.0
+
     def put(self, rows: Sequence[Row], upto: int) -> None:
         """Take rows in; they are found from now on. With them comes everything up to event
         `upto` of the log."""

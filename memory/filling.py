@@ -77,6 +77,11 @@ class Filler:
             self._after = part[-1][0]
         return len(found)
 
+    async def fill_rest(self) -> None:
+        """Fill until nothing lacks a vector, for who keeps other writers out."""
+        while await self.fill_some(alone=True):
+            continue
+
     async def _fill(self, records: list[Record], alone: bool) -> None:
         await self._index.room()
         write = self._writer.embedded if alone else self._writer.embed

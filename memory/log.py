@@ -24,6 +24,7 @@ from cluster.errors import DataError, InvalidInput, NotFound
 from cluster.ids import Clock
 from memory.embed import SPACE, Vectors
 from memory.log_rows import MIGRATIONS, TABLES, LogRows, columns
+from memory.probes import FORGET, MeasureRows, ProbeRows
 from memory.records import Record
 from memory.space_rows import SpaceRows
 
@@ -110,6 +111,8 @@ class Log(LogRows):
         self._database = Database(url, "memory", MIGRATIONS, data_dir)
         self._clock = clock
         self.spaces = SpaceRows(self._database, clock)
+        self.probes = ProbeRows(self._database, clock)
+        self.measures = MeasureRows(self._database, clock)
         self._check_end()
 
     def add(self, batches: Sequence[Batch]) -> list[list[Record]]:
@@ -168,7 +171,7 @@ class Log(LogRows):
         with self._database.transaction() as connection:
             for start in range(0, len(records), _PART):
                 part = records[start : start + _PART]
-                for statement in _REMOVE:
+                for statement in (*FORGET, *_REMOVE):
                     connection.execute(statement, {"ids": [r.id for r in part]})
                 # a document that lost a part is read again in full when it comes again
                 lost = {(r.tenant, r.document) for r in part}
@@ -181,14 +184,14 @@ class Log(LogRows):
             at = round(self._clock.now(), 3)
             row = {"t": tenant, "s": subject, "by": note.by, "why": note.why, "at": at}
             connection.execute(_HOLD, row)
-            self._append(connection, [_Change(tenant, "held", "")], note)
+            self._append(connection, [_Change(tenant, "held", hold_id(subject))], note)
 
     def release(self, tenant: str, subject: str, note: Note) -> None:
         """Lift a hold. NotFound when there is none."""
         with self._database.transaction() as connection:
             if not connection.execute(_RELEASE, {"t": tenant, "s": subject}).rowcount:
                 raise NotFound("hold on", subject)
-            self._append(connection, [_Change(tenant, "released", "")], note)
+            self._append(connection, [_Change(tenant, "released", hold_id(subject))], note)
 
     def receipt(self, tenant: str, id: str, body: str) -> None:
         """Keep a receipt of an erasure as an event."""
@@ -280,6 +283,11 @@ class Log(LogRows):
 
 def _vector(record: Record, vector: Vectors, space: str) -> dict[str, Any]:
     return {"id": record.id, "space": space, "v": np.asarray(vector, np.float32).tobytes()}
+
+
+def hold_id(subject: str) -> str:
+    """Under which id the events of a subject's holds stand; no name is in them."""
+    return "hold_" + hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
 
 
 def _end(connection: Connection) -> tuple[int, str]:

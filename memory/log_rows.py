@@ -67,7 +67,7 @@ MIGRATIONS: Final = (
     );
     CREATE INDEX memory_probe_wants_by_record ON memory_probe_wants (record);
     CREATE TABLE memory_probe_sets (
-        tenant TEXT PRIMARY KEY, hash TEXT NOT NULL, count BIGINT NOT NULL, origin TEXT NOT NULL,
+        tenant TEXT PRIMARY KEY, hash TEXT NOT NULL, total BIGINT NOT NULL, origin TEXT NOT NULL,
         at DOUBLE PRECISION NOT NULL
     );
     CREATE TABLE memory_measures (
@@ -116,6 +116,8 @@ _UNEMBEDDED = text(
     f"{_SELECT} r WHERE seq > :after AND NOT EXISTS (SELECT 1 FROM memory_vectors v"
     " WHERE v.id = r.id AND v.space = :space) ORDER BY seq LIMIT :n"
 )
+_TIERS = text("SELECT tier, count(*) AS total FROM memory_records GROUP BY tier")
+_NEWEST = text("SELECT recorded_at FROM memory_records ORDER BY seq DESC LIMIT 1")
 _FEED = _with_ids(
     "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
     " FROM memory_records r JOIN memory_vectors v ON v.id = r.id AND v.space = :space"
@@ -130,6 +132,16 @@ class Logged:
     record: Record
     vector: Vectors
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing about the subject is erased: who says so, why, and since when."""
+
+    subject: str
+    by: str
+    why: str
+    at: float
 
 
 def columns(record: Record) -> dict[str, Any]:
@@ -249,6 +261,18 @@ class LogRows:
             return int(self._one("SELECT count(*) FROM memory_records"))
         return int(self._one("SELECT count(*) FROM memory_records WHERE tenant = :t", t=tenant))
 
+    def tiers(self) -> dict[str, int]:
+        """How many records each tier has, all tenants together."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_TIERS).all()
+        return {row.tier: int(row.total) for row in rows}
+
+    def newest(self) -> float | None:
+        """When something was last remembered, None when there is nothing."""
+        with self._database.reading() as connection:
+            found = connection.execute(_NEWEST).scalar()
+        return None if found is None else float(found)
+
     def seqs(self) -> dict[str, int]:
         """Every record's id, with the number of its last event, oldest first."""
         with self._database.transaction() as connection:
@@ -295,13 +319,12 @@ class LogRows:
             ).all()
         return [(r.document, r.place, r.digest, tuple(json.loads(r.ids))) for r in rows]
 
-    def held(self, tenant: str) -> dict[str, str]:
-        """The subjects under a hold, with why."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                text("SELECT subject, why FROM memory_holds WHERE tenant = :t"), {"t": tenant}
-            )
-            return {row.subject: row.why for row in rows}
+    def held(self, tenant: str) -> list[Hold]:
+        """The holds that stand, by subject."""
+        statement = "SELECT * FROM memory_holds WHERE tenant = :t ORDER BY subject"
+        with self._database.reading() as connection:
+            rows = connection.execute(text(statement), {"t": tenant}).all()
+        return [Hold(row.subject, row.placed_by, row.why, row.at) for row in rows]
 
     def history(self, tenant: str, id: str) -> list[dict[str, Any]]:
         """The events of a record, or of a receipt, in order: at, what, by, why."""

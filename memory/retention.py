@@ -19,6 +19,7 @@ from typing import Final
 from cluster.errors import InvalidInput
 from cluster.ids import Clock
 from memory.log import Log, Note, What
+from memory.log_rows import Hold
 from memory.records import Record
 from memory.transfer import Exports
 from memory.writer import Writer
@@ -27,14 +28,15 @@ _AT_ONCE: Final = 500
 ELSEWHERE: Final = (
     "the journal of agents' runs keeps what a run itself was told or answered",
     "exports that were carried out of the data folder, and backups",
+    "what agents with ephemeral memory hold in their own process, an hour at most",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
     """A receipt. `erased` and `held` are record ids (a held one is under a legal hold and was left
-    alone); `derived` of the erased ones were only derived from what was asked for; `exports` were
-    rewritten; `pending` and `impossible` are sentences."""
+    alone; `holds` say by whom and why); `derived` of the erased ones were only derived from what
+    was asked for; `exports` were rewritten; `pending` and `impossible` are sentences."""
 
     id: str
     tenant: str
@@ -42,6 +44,7 @@ class Erasure:
     erased: tuple[str, ...]
     derived: int
     held: tuple[str, ...]
+    holds: tuple[Hold, ...]
     exports: tuple[str, ...]
     pending: tuple[str, ...]
     impossible: tuple[str, ...] = ELSEWHERE
@@ -94,6 +97,7 @@ class Retention:
             erased=tuple(sorted(gone)),
             derived=len(gone - {r.id for r in asked}),
             held=tuple(sorted(record.id for record in held)),
+            holds=await self._named(tenant, held),
             exports=exports,
             pending=pending,
         )
@@ -159,10 +163,15 @@ class Retention:
             found |= {record.id: record for record in step}
         return list(found.values())
 
+    async def _named(self, tenant: str, held: Sequence[Record]) -> tuple[Hold, ...]:
+        subjects = {record.subject for record in held}
+        holds = await asyncio.to_thread(self._log.held, tenant)
+        return tuple(hold for hold in holds if hold.subject in subjects)
+
     async def _unheld(
         self, tenant: str, records: Sequence[Record]
     ) -> tuple[list[Record], list[Record]]:
-        holds = await asyncio.to_thread(self._log.held, tenant)
+        holds = {hold.subject for hold in await asyncio.to_thread(self._log.held, tenant)}
         going = [record for record in records if record.subject not in holds]
         return going, [record for record in records if record.subject in holds]
 
@@ -183,7 +192,9 @@ class Retention:
             return (f"the files: still being rewritten after {self._wait_s:g} s",)
 
     async def _kept(self, receipt: Erasure) -> None:
-        body = json.dumps(asdict(receipt) | {"erased": len(receipt.erased)})
+        body = json.dumps(
+            asdict(receipt) | {"erased": len(receipt.erased), "holds": len(receipt.holds)}
+        )
         await self._writer.alone(
             lambda: asyncio.to_thread(self._log.receipt, receipt.tenant, receipt.id, body)
         )

@@ -21,23 +21,26 @@ from cluster.settings import MemorySection
 from cluster.telemetry import logger
 from memory import provenance, transfer
 from memory import recall as ranking
+from memory.care import Care
 from memory.documents import Archive
 from memory.embed import MINILM, Embedder, Space
-from memory.feed import Bounds, Index, Progress
+from memory.feed import Bounds, Index
 from memory.filling import embedded
-from memory.health import Health, examine
 from memory.ingest import IngestReport, Order, ingest
 from memory.ingest import Progress as Reading
 from memory.lexicon import Lexicon
 from memory.log import Batch, Log, Note
+from memory.log_rows import Hold
+from memory.metrics import Metrics
 from memory.milvus import MilvusStore
 from memory.owner import Owner
+from memory.progress import Progresses
 from memory.reading import Shelf
-from memory.records import Hit, Query, Record
+from memory.records import Hit, Origin, Query, Record
 from memory.retention import Erasure, Retention
 from memory.scope import Filter
 from memory.searching import Searcher
-from memory.spaces import Spaces, SpaceState
+from memory.spaces import Spaces
 from memory.store import VectorStore
 from memory.tiers import Echoes
 from memory.writer import Moved, Writer
@@ -64,7 +67,7 @@ def opened_store(section: MemorySection, data_dir: Path, space: Space) -> Vector
         return MilvusStore(str(path), space=space)
 
 
-class Memory:
+class Memory(Care):
     """Remembers and recalls for every tenant; no call sees another tenant's records.
 
     A record that `remember` has acknowledged is on disk and is found by the next `recall`. `store`
@@ -108,7 +111,8 @@ class Memory:
         self._opening = asyncio.Lock()
         self._open = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._leaks = 0
+        self._metrics = Metrics()
+        self._progresses = Progresses()
 
     async def start(self) -> int:
         """Bring the index in step with the log, and begin to sweep. Every call does this first.
@@ -147,7 +151,10 @@ class Memory:
         new = [r for r in records if r.id not in known and not self._echoes.heard(r)]
         if not new:
             return 0
-        return len(await self._kept(new, note, self._writer.add))
+        begun = self._clock.monotonic()
+        added = await self._kept(new, note, self._writer.add)
+        self._metrics.wrote(len(added), self._clock.monotonic() - begun)
+        return len(added)
 
     async def _kept(
         self, records: list[Record], note: Note, keep: Callable[[Batch], Awaitable[T]]
@@ -166,16 +173,25 @@ class Memory:
     async def recall(self, query: Query) -> list[Hit]:
         """The most relevant records, best first; none when nothing is relevant enough."""
         await self.start()
-        now = self._clock.now()
+        begun, now = self._clock.monotonic(), self._clock.now()
         scope = Filter.of(query, now)
         async with self._spaces.asking() as live:
             found = await self._searcher.found(live, query, scope)
         hits = ranking.rank(found, query, now)
-        leaks = [hit for hit in hits if not scope.admits(hit.record)]
-        self._leaks += len(leaks)
-        hits = [hit for hit in hits if hit not in leaks]
+        hits = [hit for hit in hits if self._may_go_out(hit, query, now)]
+        self._metrics.recalled(len(hits), self._clock.monotonic() - begun)
         self._echoes.hear(query, hits)
         return hits
+
+    def _may_go_out(self, hit: Hit, query: Query, now: float) -> bool:
+        """The last door, which asks the record itself and not the filter that let it in."""
+        if hit.record.tenant != query.tenant:
+            self._metrics.leak("tenant")
+            return False
+        if hit.record.expires_at is not None and hit.record.expires_at <= now:
+            self._metrics.leak("expired")
+            return False
+        return True
 
     async def get(self, tenant: str, id: str) -> Record:
         """One record, superseded ones included. NotFound when it is not there or has expired."""
@@ -235,6 +251,7 @@ class Memory:
         await self.start()
         receipt, gone = await self._retention.erase(tenant, ids, subject, Note(by, why))
         self._echoes.forget(tenant)
+        self._metrics.erased(len(gone), "forgotten")
         log.info("memory: erased %d records, receipt %s", len(gone), receipt.id)
         return receipt
 
@@ -246,11 +263,16 @@ class Memory:
         """Lift a legal hold. NotFound when there is none."""
         await self._retention.release(tenant, subject, Note(by, why))
 
+    async def holds(self, tenant: str) -> list[Hold]:
+        """The legal holds that stand."""
+        return await asyncio.to_thread(self._log.held, tenant)
+
     async def sweep(self, purge: bool = False) -> int:
         """Take out what has expired and, if asked, rewrite the files without it. Returns how many
         records were taken out."""
         await self.start()
         swept = await self._retention.sweep()
+        self._metrics.erased(len(swept), "expired")
         if purge and self._retention.unpurged:
             await self._retention.purge()
         return len(swept)
@@ -267,7 +289,14 @@ class Memory:
         the operator has read in is the tenant's own word. `prune` forgets what is gone there."""
         await self.start()
         order = Order(Shelf(tenant, kind, trust="tenant"), prune)
-        return await ingest(opened(path), self._archive, order, self._clock, progress)
+        with self._progresses.of(f"ingest {path}") as told:
+
+            def watched(reading: Reading) -> None:
+                told(reading.files, reading.of_files)
+                if progress is not None:
+                    progress(reading)
+
+            return await ingest(opened(path), self._archive, order, self._clock, watched)
 
     async def export(self, tenant: str, name: str) -> str:
         """Write the tenant's living records to a file in the data folder and say where."""
@@ -284,51 +313,13 @@ class Memory:
         await self.start()
         return await self._archive.imported(tenant, path, Note(by, f"import of {path}"))
 
-    async def rebuild(self, progress: Progress | None = None) -> int:
-        """Drop the index and make it anew from the log; searches and writes go on meanwhile.
-        Returns the number of rows."""
+    async def import_lines(self, tenant: str, lines: Sequence[str], by: str) -> IngestReport:
+        """The same of lines that somebody sends: what they say about their origin is not believed
+        either."""
         await self.start()
-        return await self._spaces.serving.index.rebuild(self._lexicon.rows, progress)
-
-    async def spaces(self) -> list[SpaceState]:
-        """The embedding spaces, the one that serves first."""
-        await self.start()
-        return await self._spaces.listed()
-
-    async def prepare_space(self, embedder: str) -> SpaceState:
-        """Begin to make a shadow of the memory with another embedder; see `spaces.Spaces`."""
-        await self.start()
-        return await self._spaces.prepare(embedder)
-
-    async def switch_space(self, name: str) -> SpaceState:
-        """Let a prepared space serve."""
-        await self.start()
-        return await self._spaces.switch(name)
-
-    async def rollback_space(self) -> SpaceState:
-        """Let the space serve that did before the last switch."""
-        await self.start()
-        return await self._spaces.rollback()
-
-    async def drop_space(self, name: str) -> None:
-        """Take away a space that does not serve."""
-        await self.start()
-        await self._spaces.drop(name)
-
-    async def behind(self) -> int:
-        """How many rows the index does not have yet."""
-        await self.start()
-        return self._spaces.serving.index.waiting
-
-    async def health(self, tenant: str) -> Health:
-        """How the tenant's memory is; see `health.Health`."""
-        await self.start()
-        index = self._spaces.serving.index
-        indexed = await index.indexed()
-        return await asyncio.to_thread(
-            examine, self._log, tenant, self._clock.now(), indexed + index.waiting,
-            index.waiting, index.trouble, self._leaks,
-        )  # fmt: skip
+        rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        note = Note(by, "import of lines that were sent")
+        return await self._archive.taken_in(tenant, rows, note, Origin("user"))
 
     async def count(self, tenant: str) -> int:
         """How many records the tenant has."""

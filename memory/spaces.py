@@ -250,11 +250,8 @@ class Spaces:
             other = self._other
             if other is None or other.row.state != "former":
                 raise NotFound("former space", "to roll back to")
-            try:
-                async with asyncio.timeout(_BACK_WITHIN_S):
-                    await self._caught_up(other)
-            except (MainspringError, TimeoutError) as error:
-                log.warning("memory: rolled back to a space that lacks something: %s", error)
+            async with self._at_most_briefly():
+                await self._caught_up(other)
             async with self._paused(other):
                 await self._writer.alone(lambda: self._exchange(other, "shadow", complete=False))
             return await self._told()
@@ -311,6 +308,15 @@ class Spaces:
             reason = f"{lacking} of {records} records have no vector in it yet"
             raise Conflict(f"space {state.name}", f"{reason}; {why}".rstrip("; "))
 
+    @contextlib.asynccontextmanager
+    async def _at_most_briefly(self) -> AsyncIterator[None]:
+        """What goes back does not wait for an embedder that is away."""
+        try:
+            async with asyncio.timeout(_BACK_WITHIN_S):
+                yield
+        except (MainspringError, TimeoutError) as error:
+            log.warning("memory: the space that serves again lacks something: %s", error)
+
     async def _caught_up(self, other: Live) -> None:
         async with self._paused(other):
             for _ in range(_ROUNDS):
@@ -328,8 +334,11 @@ class Spaces:
 
     async def _exchange(self, other: Live, then: State, complete: bool = True) -> None:
         """Other writers are kept out. What is left to do comes first, then one transaction."""
-        while complete and await other.filler.fill_some(alone=True):
-            continue
+        if complete:
+            await other.filler.fill_rest()
+        else:
+            async with self._at_most_briefly():
+                await other.filler.fill_rest()
         if complete and other.filler.refused:
             raise Conflict(f"space {other.space.name}", "a text was refused by its embedder")
         before = self.serving

@@ -139,6 +139,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
             functools.partial(approval_routes, office),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),
+        tellers=(remembered,),
     )
     gateway = gateway_application(settings.gateway, settings.models, around)
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))

@@ -4,32 +4,21 @@ The commands ask the running stack's memory; where none runs, they open the data
 themselves, and the process that has it open is named if there is one.
 """
 
-import asyncio
 import getpass
-import time
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from cluster.errors import DeadlineExceeded
 from cluster.ids import SystemClock
-from cluster.settings import Settings, load
+from cluster.settings import load
+from serve.memory_asking import asked
+from serve.memory_care_cli import care, space
+from serve.memory_options import BY, PROFILE, SESSION, SUBJECT, TENANT, bar, console
 
-console = Console(highlight=False, soft_wrap=True)
 memory = typer.Typer(no_args_is_help=True, help="What is remembered.")
-PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
-TENANT = typer.Option(None, "--tenant", help="Whose memory; default: the profile's tenant.")
-BY = typer.Option("", "--by", help="Who says so; default: this account's name.")
-SUBJECT = typer.Option("", "--subject", help="Whom or what it is about.")
-SESSION = typer.Option("", "--session", help="A conversation's name.")
-_TIMEOUT_S: Final = 3_600.0
-
-Watched = Callable[[int, int], None]
+memory.add_typer(care)
+memory.add_typer(space, name="space")
 
 
 @memory.command("remember")
@@ -65,7 +54,7 @@ def remember(
         origin=Origin("user"),
     )
     note = None if session else Note(by or getpass.getuser(), why)
-    added = _asked(settings, "remember", [record], note)
+    added = asked(settings, "remember", [record], note)
     console.print(f"{record.id}  {'remembered' if added else 'was known'}")
 
 
@@ -80,7 +69,9 @@ def ingest(
     """Remember a file's, a folder's or a bucket's texts, and what of them has changed."""
     settings = load(profile)
     place = path if "://" in path else str(Path(path).resolve())
-    report = _asked(settings, "ingest", tenant or settings.tenant, place, kind, prune)
+    arguments = (tenant or settings.tenant, place, kind, prune)
+    with bar("files") as shown:
+        report = asked(settings, "ingest", *arguments, work=f"ingest {place}", watched=shown)
     _show_report(report)
 
 
@@ -102,7 +93,7 @@ def search(
         tenant=tenant or settings.tenant, text=text, k=k, kinds=(kind,) if kind else (),
         subject=subject, session=session,
     )  # fmt: skip
-    for hit in _asked(settings, "recall", query):
+    for hit in asked(settings, "recall", query):
         console.print(f"{hit.score:.3f}  {hit.record.source}  {hit.record.text}", markup=False)
         console.print(f"       {hit.reason}", markup=False, style="dim")
 
@@ -120,7 +111,7 @@ def listed(
     """List records by id: their tier, trust, kind, source and text."""
     settings = load(profile)
     whose = tenant or settings.tenant
-    for record in _asked(settings, "listed", whose, after, limit, subject, session, kind):
+    for record in asked(settings, "listed", whose, after, limit, subject, session, kind):
         console.print(
             f"{record.id}  {record.tier:<9}  {record.trust:<9}  {record.kind}  {record.source}  "
             f"{record.text[:100]}",
@@ -140,13 +131,16 @@ def forget(
     """Erase records, or all about a subject, with what is derived from them. Exit status 1 when
     something is left to do."""
     settings = load(profile)
-    receipt = _asked(
+    receipt = asked(
         settings, "forget", tenant or settings.tenant, tuple(ids or ()), subject,
         by or getpass.getuser(), why,
     )  # fmt: skip
     console.print(f"receipt     {receipt.id}")
     console.print(f"erased      {len(receipt.erased)} records, {receipt.derived} of them derived")
-    for name, entries in (("held", receipt.held), ("export", receipt.exports)):
+    for hold in receipt.holds:
+        held = f"held        {hold.subject}, by {hold.by}: {hold.why}"
+        console.print(held, markup=False)
+    for name, entries in (("left alone", receipt.held), ("export", receipt.exports)):
         for entry in entries:
             console.print(f"{name:<11} {entry}", markup=False)
     for sentence in receipt.pending:
@@ -157,33 +151,6 @@ def forget(
         raise typer.Exit(1)
 
 
-@memory.command("health")
-def health(tenant: str | None = TENANT, profile: str | None = PROFILE) -> None:
-    """Show how memory is kept. Exit status 1 when something is wrong that must never be."""
-    settings = load(profile)
-    found = _asked(settings, "health", tenant or settings.tenant)
-    for name, value in asdict(found).items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{kind} {count}" for kind, count in value.items())
-        console.print(f"{name:<11} {value}", markup=False)
-    if not found.good:
-        raise typer.Exit(1)
-
-
-@memory.command("rebuild")
-def rebuild(profile: str | None = PROFILE) -> None:
-    """Drop the index and make it anew from the log."""
-    settings = load(profile)
-    with Progress(console=console, transient=True) as shown:
-        bar = shown.add_task("rows", total=None)
-
-        def watched(done: int, total: int) -> None:
-            shown.update(bar, completed=done, total=total)
-
-        rows = _asked(settings, "rebuild", watched=watched)
-    console.print(f"{rows} rows")
-
-
 @memory.command("export")
 def export(
     name: str = typer.Argument(..., help="The file's name, without a suffix."),
@@ -192,7 +159,7 @@ def export(
 ) -> None:
     """Write all living records as JSON lines into the data folder, where `forget` finds them."""
     settings = load(profile)
-    console.print(_asked(settings, "export", tenant or settings.tenant, name), markup=False)
+    console.print(asked(settings, "export", tenant or settings.tenant, name), markup=False)
 
 
 @memory.command("import")
@@ -204,8 +171,8 @@ def import_(
 ) -> None:
     """Remember the records of an export, as untrusted ones."""
     settings = load(profile)
-    whose = tenant or settings.tenant
-    _show_report(_asked(settings, "import_", whose, str(file.resolve()), by or getpass.getuser()))
+    arguments = (tenant or settings.tenant, str(file.resolve()), by or getpass.getuser())
+    _show_report(asked(settings, "import_", *arguments))
 
 
 def _show_report(report: Any) -> None:
@@ -215,60 +182,3 @@ def _show_report(report: Any) -> None:
     )
     for problem in report.problems:
         console.print(f"  {problem}", markup=False)
-
-
-def _asked(settings: Settings, method: str, *args: Any, watched: Watched | None = None) -> Any:
-    """What the memory answers: the running stack's, else the one that is opened here."""
-    from serve.running import find
-
-    running = find(settings.data_dir)
-    if running is None:
-        more = (watched,) if watched else ()
-        return asyncio.run(_answered_here(settings, method, *args, *more))
-    from serve.lifecycle import joined
-
-    with joined(running, settings.data_dir) as actors:
-        return _answered(actors("memory"), method, args, watched)
-
-
-async def _answered_here(settings: Settings, method: str, *args: Any) -> Any:
-    from memory.embed import MiniLM
-    from memory.service import Memory
-
-    opened = Memory(settings.memory, settings.data_dir.resolve(), MiniLM(), SystemClock())
-    try:
-        return await getattr(opened, method)(*args)
-    finally:
-        await opened.close()
-
-
-def _answered(actor: Any, method: str, args: tuple[Any, ...], watched: Watched | None) -> Any:
-    import ray
-    from ray.exceptions import GetTimeoutError, RayError
-
-    from cluster.session import own
-
-    answer = getattr(actor, method).remote(*args)
-    try:
-        if watched is not None:
-            _watch(actor, answer, watched)
-        return ray.get(answer, timeout=_TIMEOUT_S)
-    except GetTimeoutError:
-        raise DeadlineExceeded("memory", _TIMEOUT_S) from None
-    except RayError as error:
-        raise own(error) from None
-
-
-def _watch(actor: Any, answer: Any, watched: Watched) -> None:
-    """Tell how many rows wait until the answer is there, or the time is over."""
-    import ray
-
-    deadline = time.monotonic() + _TIMEOUT_S
-    most = 0
-    while time.monotonic() < deadline:
-        done, _ = ray.wait([answer], timeout=0.5)
-        if done:
-            return
-        waiting = ray.get(actor.behind.remote(), timeout=60)
-        most = max(most, waiting)
-        watched(most - waiting, most)

@@ -4,6 +4,7 @@ What comes in here is somebody's word: its origin is a user and its trust the le
 body says. It lives in a session, or says who promotes it and why.
 """
 
+import json
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
@@ -87,6 +88,20 @@ class UpdateRequest(Because):
     text: str
 
 
+class HoldRequest(Because):
+    """`POST /v1/memory/hold` and `/release`: a subject is under a legal hold, or no more."""
+
+    subject: str = Field(min_length=1, max_length=256)
+
+
+class ImportRequest(Body):
+    """`POST /v1/memory/import`: the lines of an export, each as text or as its object. They are
+    remembered as untrusted words of a user, whatever they say."""
+
+    by: str = Field(min_length=1, max_length=256)
+    records: list[str | dict[str, Any]] = Field(min_length=1, max_length=1_000)
+
+
 class ExportRequest(Body):
     """`POST /v1/memory/export`: the file's name in the data folder, without a suffix."""
 
@@ -113,6 +128,10 @@ class MemoryRoutes:
         add("/v1/memory", self.listed, methods=["GET"])
         add("/v1/memory/search", self.search, methods=["POST"])
         add("/v1/memory/forget", self.forget, methods=["POST"])
+        add("/v1/memory/import", self.import_, methods=["POST"])
+        add("/v1/memory/hold", self.hold, methods=["POST"])
+        add("/v1/memory/release", self.release, methods=["POST"])
+        add("/v1/memory/holds", self.holds, methods=["GET"])
         add("/v1/memory/export", self.export, methods=["POST"])
         add("/v1/memory/health", self.health, methods=["GET"])
         add("/v1/memory/{id}", self.one, methods=["GET"])
@@ -229,6 +248,34 @@ class MemoryRoutes:
         path = await self._office.ask("export", tenant_of(http), asked.name, timeout_s=120.0)
         return JSONResponse({"object": "memory.export", "path": path}, status_code=201)
 
+    async def import_(self, http: Request) -> Response:
+        """POST /v1/memory/import"""
+        asked = read(ImportRequest, parse_body(await http.body()))
+        lines = [r if isinstance(r, str) else json.dumps(r) for r in asked.records]
+        report = await self._office.ask(
+            "import_lines", tenant_of(http), lines, asked.by, timeout_s=120.0
+        )
+        body = {"added": report.added, "known": report.known, "problems": report.problems}
+        return JSONResponse({"object": "memory.import", **body})
+
+    async def hold(self, http: Request) -> Response:
+        """POST /v1/memory/hold"""
+        return await self._held(http, "hold")
+
+    async def release(self, http: Request) -> Response:
+        """POST /v1/memory/release"""
+        return await self._held(http, "release")
+
+    async def _held(self, http: Request, method: str) -> Response:
+        asked = read(HoldRequest, parse_body(await http.body()))
+        await self._office.ask(method, tenant_of(http), asked.subject, asked.by, asked.why)
+        return await self.holds(http)
+
+    async def holds(self, http: Request) -> Response:
+        """GET /v1/memory/holds: what is held, by whom, why and since when"""
+        holds = await self._office.ask("holds", tenant_of(http))
+        return JSONResponse({"object": "list", "data": [asdict(hold) for hold in holds]})
+
     async def health(self, http: Request) -> Response:
         """GET /v1/memory/health"""
         health = await self._office.ask("health", tenant_of(http), timeout_s=60.0)
@@ -266,6 +313,7 @@ def _receipt_body(receipt: Erasure) -> dict[str, Any]:
     return {
         "object": "memory.erasure", "id": receipt.id, "at": receipt.at,
         "complete": receipt.complete, "erased": receipt.erased, "derived": receipt.derived,
-        "held": receipt.held, "exports": receipt.exports, "pending": receipt.pending,
+        "held": receipt.held, "holds": [asdict(hold) for hold in receipt.holds],
+        "exports": receipt.exports, "pending": receipt.pending,
         "impossible": receipt.impossible,
     }  # fmt: skip

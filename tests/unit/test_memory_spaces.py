@@ -110,13 +110,18 @@ async def test_the_embedder_is_changed_and_changed_back_while_memory_goes_on(
     prepared = await memory.prepare_space("wide")
     assert (prepared.state, prepared.dimension) == ("shadow", WIDE)
     await until_complete(desk)
-    switched = await memory.switch_space(prepared.name)
+    found_out = await memory.measure("shop", both=True)
+    assert found_out.other is not None
+    assert found_out.serving.questions >= 60
+    assert min(found_out.serving.hit_rate, found_out.other.hit_rate) > 0.9
+    assert 0 < found_out.overlap <= 1
+    switched = await memory.switch_space(prepared.name, "shop")
     assert (switched.name, switched.state, switched.complete) == (prepared.name, "serving", True)
     await asyncio.sleep(0.2)
     back = await memory.rollback_space()
     assert (back.name, back.complete) == (SPACE, True)
     await asyncio.sleep(0.1)
-    await memory.switch_space(prepared.name)
+    await memory.switch_space(prepared.name, "shop")
     await memory.drop_space(SPACE)
     await asyncio.sleep(0.1)
     over = True
@@ -189,7 +194,7 @@ async def test_vectors_of_the_old_space_never_enter_the_new_one(
     monkeypatch.setattr(desk.words, "embed", slow)
     writing = asyncio.create_task(desk.memory.remember([line(1)]))
     await embedded.wait()
-    await desk.memory.switch_space(wide)
+    await desk.memory.switch_space(wide, force=True)
     go_on.set()
     assert await writing == 1
     assert await found(desk, 1)
@@ -209,17 +214,19 @@ async def test_a_space_goes_only_where_everything_is_in_it(
     async with asyncio.timeout(20):
         while not (state := (await memory.spaces())[1]).refused:
             await asyncio.sleep(0.02)
-    with pytest.raises(Conflict, match="texts were refused"):
+    with pytest.raises(Conflict, match="not measured"):
         await memory.switch_space(wide)
+    with pytest.raises(Conflict, match="texts were refused"):
+        await memory.switch_space(wide, force=True)
     for wrong in (
-        memory.switch_space(SPACE),
+        memory.switch_space(SPACE, force=True),
         memory.drop_space(SPACE),
         memory.prepare_space("minilm"),
     ):
         with pytest.raises(Conflict, match="serves"):
             await wrong
     with pytest.raises(NotFound):
-        await memory.switch_space("nothing")
+        await memory.switch_space("nothing", force=True)
     with pytest.raises(InvalidInput, match="wide"):
         await memory.prepare_space("unknown")
     await memory.drop_space(state.name)
@@ -285,9 +292,10 @@ async def test_an_endpoint_that_hangs_is_given_up(server: EmbeddingServer) -> No
         await stack.enter_async_context(deaf)
         port = deaf.sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}/v1"
-        section = section_for(server, url=url, timeout_s=0.2, retries=3)
+        endpoint = Endpoint(section_for(server, url=url, timeout_s=0.2, retries=3))
         with pytest.raises(DeadlineExceeded, match=r"0\.2 s"):
-            await Endpoint(section).embed(["hello"])
+            await endpoint.embed(["hello"])
+        await endpoint.close()
 
 
 async def test_texts_go_out_in_batches_of_like_length_and_come_back_in_order(
@@ -312,6 +320,24 @@ async def test_a_text_that_was_asked_before_is_not_asked_again(
         assert await found(desk, 0)
     assert server.asked == before
     await desk.memory.close()
+
+
+async def test_a_space_that_answers_worse_is_refused_unless_forced(
+    desk: Desk, server: EmbeddingServer, tmp_path: Path
+) -> None:
+    """Two numbers a vector tell little apart; with the words' leg gone it shows."""
+    server.width = 2
+    texts = {n: " ".join(f"w{n}x{i}" for i in range(12)) for n in range(60)}
+    records = [Record("shop", "note", f"note:{n}", text, 0.0) for n, text in texts.items()]
+    await desk.memory.remember(records)
+    tiny = (await desk.memory.prepare_space("wide")).name
+    await until_complete(desk)
+    desk.memory._searcher._lexicon.weights = lambda tenant, question: {}  # type: ignore[method-assign]
+    found_out = await desk.memory.measure("shop", both=True)
+    assert found_out.worse
+    with pytest.raises(Conflict, match="answers worse"):
+        await desk.memory.switch_space(tiny, "shop")
+    assert (await desk.memory.switch_space(tiny, "shop", force=True)).state == "serving"
 
 
 async def test_the_setting_alone_changes_no_memory_that_has_records(

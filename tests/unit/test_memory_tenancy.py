@@ -94,7 +94,7 @@ async def test_no_case_of_ten_thousand_reads_or_changes_another_tenants_record(
         assert {record.tenant for record in found} <= {tenant}, (ask, tenant, other)
     assert answered > CASES / 4
     assert {tenant: await desk.memory.listed(tenant) for tenant in TENANTS} == before
-    assert (await desk.memory.health(TENANTS[0])).leaks == 0
+    assert (await desk.memory.health(TENANTS[0])).leaked_tenant == 0
     await desk.memory.close()
 
 

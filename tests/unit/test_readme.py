@@ -1,9 +1,11 @@
 """The README can't drift from what is there."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from serve.cli import app
@@ -25,13 +27,17 @@ def test_every_command_of_the_readme_has_help(command: str) -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    ours = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        for command in group.typer_instance.registered_commands:
-            assert command.callback is not None
-            ours.add(f"{group.name} {command.name or command.callback.__name__}")
-    assert ours == set(COMMANDS)
+    assert set(commands_of(app)) == set(COMMANDS)
+
+
+def commands_of(group: typer.Typer, before: str = "") -> Iterator[str]:
+    for command in group.registered_commands:
+        assert command.callback is not None
+        yield before + (command.name or command.callback.__name__)
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        name = f"{inner.name} " if isinstance(inner.name, str) else ""
+        yield from commands_of(inner.typer_instance, before + name)
 
 
 @pytest.mark.parametrize("flag", ["--exit", "--report", "--data", "--tickets", "--seed"])
