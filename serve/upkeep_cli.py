@@ -1,15 +1,19 @@
-"""`mainspring backup` and `mainspring restore`."""
+"""`mainspring status`, `mainspring backup` and `mainspring restore`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 
+from cluster.errors import MainspringError, Unavailable
 from cluster.ids import SystemClock
 from cluster.objects import opened
 from cluster.settings import load
 from serve import backup as kept
-from serve.running import Claim
+from serve.keys_cli import opened as opened_books
+from serve.running import Claim, require
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
@@ -17,8 +21,62 @@ PROFILE = typer.Option(None, "--profile", help="A profile's name or file; defaul
 
 def register(app: typer.Typer) -> None:
     """Give the app these commands."""
+    app.command("status")(status)
     app.command("backup")(backup)
     app.command("restore")(restore)
+
+
+def status(
+    as_json: bool = typer.Option(False, "--json", help="For scripts."),
+    tenant: str | None = typer.Option(None, "--tenant", help="Default: the profile's tenant."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Show how the running stack does: engines, runs, approvals, batches, nodes, budgets. Exit
+    status 1 when a part does not answer."""
+    from agents.owners import orchestrator_names
+    from serve import lifecycle
+    from serve import status as statuses
+
+    settings = load(profile)
+    running = require(settings.data_dir)
+    names = orchestrator_names(settings.agents.orchestrators)
+    with opened_books(settings) as books, lifecycle.joined(running, settings.data_dir) as actor:
+        found = statuses.look(
+            running.url, tenant or settings.tenant, asking(actor), names, books, nodes()
+        )
+    console.print_json(data=found.body()) if as_json else console.print(statuses.shown(found))
+    if found.silent:
+        raise typer.Exit(1)
+
+
+def asking(actor: Callable[[str], Any]) -> Callable[..., Any]:
+    """What a named actor answers within ASK_S; see `serve.status.Ask`."""
+    import ray
+    from ray.exceptions import RayError
+
+    from cluster.session import own
+    from serve.status import ASK_S
+
+    def ask(name: str, method: str, *args: Any) -> Any:
+        try:
+            return ray.get(getattr(actor(name), method).remote(*args), timeout=ASK_S)
+        except RayError as error:
+            cause = own(error)
+            if isinstance(cause, MainspringError):
+                raise cause from None
+            raise Unavailable(name, type(error).__name__) from None
+
+    return ask
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster that this process has joined."""
+    import ray
+
+    return [
+        {"address": n["NodeManagerAddress"], "alive": n["Alive"], "resources": n["Resources"]}
+        for n in ray.nodes()
+    ]
 
 
 def backup(
