@@ -6,19 +6,22 @@ transaction with their receipt, so that a repeat after a crash returns the first
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agents.guarded import Guarded
 from agents.helpdesk import HelpDesk
-from agents.links import LinkedThreads
+from agents.intents import Guard
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 
 
-class Connector(LinkedThreads):
+class Connector(Guarded):
     """The tools of `agents/tools.py` on a help-desk."""
 
-    def __init__(self, path: Path, seed: Path) -> None:
+    def __init__(self, path: Path, seed: Path, make_guard: Callable[[], Guard]) -> None:
+        super().__init__(make_guard())
         self._desk = HelpDesk(path, SystemClock())
         self._desk.seed(seed)
 
@@ -33,7 +36,7 @@ class Connector(LinkedThreads):
             )
         return len(tickets)
 
-    def call(self, tool: str, key: str, ticket: str, args: dict[str, Any]) -> dict[str, Any]:
+    def perform(self, tool: str, key: str, ticket: str, args: dict[str, Any]) -> dict[str, Any]:
         """Do `tool` for `ticket`; the receipt carries its `kind`.
 
         Raises NotFound or Conflict when the desk refuses (nothing was done then), InvalidInput
@@ -61,7 +64,7 @@ class Connector(LinkedThreads):
                 raise InvalidInput("tool", tool, "a tool of the help-desk")
         return {"kind": tool, **receipt}
 
-    def lookup(self, key: str) -> dict[str, Any] | None:
+    def find(self, key: str) -> dict[str, Any] | None:
         """The receipt of the write done under `key`, or None when there was none."""
         return self._desk.lookup(key)
 

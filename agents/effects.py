@@ -26,12 +26,20 @@ from agents.events import (
     StepDecided,
     WaitBegun,
 )
+from agents.intents import LOOKUP, Call, Mint
 from agents.meters import Meters
 from agents.policy import Decision
 from agents.state import Approval, RunState
 from agents.tools import TOOLS
 from agents.turn import Acted
-from cluster.errors import Conflict, EffectUnknown, InvalidInput, NotFound, Unavailable
+from cluster.errors import (
+    Conflict,
+    EffectUnknown,
+    IntentRefused,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
 from cluster.ids import Clock, jittered
 from cluster.session import own
 
@@ -68,12 +76,13 @@ class Effects:
     """Decides steps and does those that are allowed."""
 
     def __init__(
-        self, ask: Ask, append: Append, decide: Decide, meters: Meters, approvals: Approvals,
-        asking: Asking, clock: Clock, max_rate_wait_s: float,
+        self, ask: Ask, append: Append, decide: Decide, mint: Mint, meters: Meters,
+        approvals: Approvals, asking: Asking, clock: Clock, max_rate_wait_s: float,
     ) -> None:  # fmt: skip
         self._ask = ask
         self._append = append
         self._decide = decide
+        self._mint = mint
         self._meters, self._approvals, self._asking = meters, approvals, asking
         self._clock, self._max_rate_wait_s = clock, max_rate_wait_s
 
@@ -208,7 +217,7 @@ class Effects:
         ended."""
         ticket = str(state.input.get("ticket", ""))
         try:
-            receipt = await self._receipt(begun, ticket, look)
+            receipt = await self._receipt(state.run_id, begun, ticket, look)
         except (NotFound, Conflict, InvalidInput) as error:
             reason = str(own(error))
             failed = EffectFailed(step=begun.step, key=begun.key, code=error.code, reason=reason)
@@ -218,23 +227,36 @@ class Effects:
         await self._append(state.run_id, state.epoch, [done])
         return Acted(decision, receipt=receipt)
 
-    async def _receipt(self, begun: EffectStarted, ticket: str, look: bool) -> dict[str, Any]:
-        """The receipt of the effect, which is looked for first if `look`. Unavailable when its
-        connector is lost and does not come back in time."""
+    async def _receipt(
+        self, run: str, begun: EffectStarted, ticket: str, look: bool
+    ) -> dict[str, Any]:
+        """The receipt of the effect, which is looked for first if `look`. Each call has a token of
+        its own. Unavailable when its connector is lost and does not come back in time."""
+        call = Call(begun.tool, begun.key, ticket, begun.args)
         pauses = iter(_ASK_AGAIN_S)
         while True:
             try:
                 receipt: dict[str, Any] | None = None
                 if look:
-                    receipt = await self._ask("lookup", begun.key)
+                    token = self._mint.mint(run, begun.step, Call(LOOKUP, begun.key, ticket, {}))
+                    receipt = await self._ask("lookup", begun.key, ticket, token)
                 look = TOOLS[begun.tool].lookup
                 if receipt is None:
-                    receipt = await self._ask("call", begun.tool, begun.key, ticket, begun.args)
+                    token = self._mint.mint(run, begun.step, call)
+                    receipt = await self._ask(
+                        "call", begun.tool, begun.key, ticket, begun.args, token
+                    )
                 assert receipt is not None
                 return receipt
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None or not look:
+                    raise
+            except IntentRefused as refused:
+                # Nothing was done. A key that was rotated, or a new life of the connector, takes
+                # another token.
+                pause = next(pauses, None)
+                if pause is None or not refused.passing:
                     raise
             await asyncio.sleep(jittered(pause))
 

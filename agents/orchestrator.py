@@ -29,6 +29,7 @@ from agents.effects import Effects, Step
 from agents.endings import Endings
 from agents.events import Event, RunOptions, WaitBegun
 from agents.facts import Standing, Thresholds, facts_for
+from agents.intents import Mint
 from agents.journal_sql import SqlJournal
 from agents.links import Address, Link, Listener, performed
 from agents.meters import Meters
@@ -78,6 +79,7 @@ class Orchestrator(AgentOffice):
         self,
         make_journal: Callable[[], SqlJournal],
         policy: Callable[[], Policy],
+        mint: Callable[[], Mint],
         section: AgentsSection,
         thresholds: Thresholds,
         names: Names,
@@ -106,8 +108,8 @@ class Orchestrator(AgentOffice):
         self._approvals = Approvals(self._journal, self._clock)
         asking = Asking(section.approvals, self._clock)
         self._effects = Effects(
-            self._ask, self._runs.append, self._decide, self._meters, self._approvals, asking,
-            self._clock, section.max_rate_wait_s,
+            self._ask, self._runs.append, self._decide, mint(), self._meters, self._approvals,
+            asking, self._clock, section.max_rate_wait_s,
         )  # fmt: skip
         endings = Endings(self._runs, self._effects, self._control)
         self._placement = Placement(names.hosts, spawn, self._clock)

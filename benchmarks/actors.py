@@ -11,7 +11,9 @@ from typing import Any, Final
 import ray
 
 from agents.facts import Thresholds
+from agents.guarding import KEYS, guard, mint
 from agents.host import Workflow, start_host
+from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import orchestrator_names
@@ -46,19 +48,20 @@ def sql_journal(url: str, folder: Path) -> SqlJournal:
 @contextmanager
 def actors(
     make_journal: MakeJournal, connector: type, arguments: tuple[Any, ...],
-    workflows: Callable[[], dict[str, Workflow]], section: AgentsSection,
+    workflows: Callable[[], dict[str, Workflow]], section: AgentsSection, folder: Path,
     clock: Clock | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     """The first orchestrator's handle, with the others, hosts and a connector beside it; all of
-    them restart by themselves."""
+    them restart by themselves. The keys of intents lie in `folder`."""
+    ensure(folder / KEYS)
     names = named(section)
     spawn = functools.partial(start_host, workflows, section.idle_s)
     started = [
-        _started(CONNECTOR, connector, *arguments, threads=8),
+        _started(CONNECTOR, connector, functools.partial(guard, folder), *arguments, threads=8),
         *(spawn(h) for h in names.hosts),
     ]
     owners = [
-        begin_orchestrator(name, make_journal, section, names, spawn, clock, number)
+        begin_orchestrator(name, make_journal, section, names, spawn, clock, number, folder)
         for number, name in enumerate(names.orchestrators)
     ]
     started += owners
@@ -78,12 +81,13 @@ def named(section: AgentsSection) -> Names:
 
 def begin_orchestrator(
     name: str, make_journal: MakeJournal, section: AgentsSection, names: Names, spawn: Any,
-    clock: Clock | None, number: int,
+    clock: Clock | None, number: int, folder: Path,
 ) -> Any:  # fmt: skip
     """Orchestrator `number`, under this name."""
     return _started(
         name, Orchestrator, make_journal,
         functools.partial(Policy.load, infra_path("policy", section.policy)),
+        functools.partial(mint, folder, section.intent_s),
         section, Thresholds(0.7, 0.5), names, spawn, clock, number,
     )  # fmt: skip
 

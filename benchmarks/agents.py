@@ -126,7 +126,7 @@ def main() -> int:
 def _many(folder: Path, count: int, active: int) -> list[Figure]:
     section = AgentsSection(concurrency=100, hosts=2, max_open_runs=count + active)
     journal = functools.partial(sql_journal, f"sqlite:///{folder}/many.db", folder)
-    with actors(journal, Ledger, (), remembering, section) as orchestrator:
+    with actors(journal, Ledger, (), remembering, section, folder) as orchestrator:
         hosts = [actor(f"host-{i}") for i in range(section.hosts)]
         before = _resident(orchestrator, *hosts)
         print(f"{count} agents", file=sys.stderr)
@@ -230,7 +230,9 @@ def _scheduled(folder: Path, url: str, load: Load) -> Measured:
         model_timeout_s=LIMIT_S,
     )  # fmt: skip
     journal = functools.partial(sql_journal, f"sqlite:///{folder}/talk.db", folder)
-    with actors(journal, Ledger, (), functools.partial(talking, url), section) as orchestrator:
+    with actors(
+        journal, Ledger, (), functools.partial(talking, url), section, folder
+    ) as orchestrator:
 
         def begin(kind: Priority, number: int, tokens: int) -> Any:
             name, options = f"{kind}-{number}", RunOptions(priority=kind)

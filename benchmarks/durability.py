@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +23,9 @@ from typing import Any, Final
 import numpy as np
 import ray
 
+from agents.guarded import Guarded
 from agents.host import Workflow
-from agents.links import LinkedThreads
+from agents.intents import Guard
 from agents.turn import Turn
 from benchmarks import postgres
 from benchmarks.actors import CONNECTOR, LIMIT_S, actors, ended, ray_started, sql_journal
@@ -37,23 +39,24 @@ P99_MS: Final = 10.0
 _RECEIPT: Final = "x" * 1024
 
 
-class Ledger(LinkedThreads):
+class Ledger(Guarded):
     """A connector that does nothing but remember what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_guard: Callable[[], Guard]) -> None:
+        super().__init__(make_guard())
         self._done: dict[str, dict[str, Any]] = {}
 
     def pid(self) -> int:
         return os.getpid()
 
-    def call(self, tool: str, key: str, _ticket: str, _args: dict[str, Any]) -> Any:
-        """As `agents.connector.Connector.call`."""
+    def perform(self, tool: str, key: str, ticket: str, args: dict[str, Any]) -> dict[str, Any]:
+        """As `agents.connector.Connector.perform`."""
         assert key not in self._done, f"{tool} was done twice under {key}"
         self._done[key] = {"kind": tool, "text": _RECEIPT}
         return self._done[key]
 
-    def lookup(self, key: str) -> dict[str, Any] | None:
-        """As `agents.connector.Connector.lookup`."""
+    def find(self, key: str) -> dict[str, Any] | None:
+        """As `agents.connector.Connector.find`."""
         return self._done.get(key)
 
     def count(self) -> int:
@@ -115,7 +118,7 @@ def _arguments() -> argparse.Namespace:
 def _ours(store: str, url: str, folder: Path, runs: int, steps: int) -> list[Figure]:
     journal = functools.partial(sql_journal, url, folder)
     section = AgentsSection(concurrency=runs, interactive_slots=0, turn_timeout_s=LIMIT_S)
-    with actors(journal, Ledger, (), workflows, section) as orchestrator:
+    with actors(journal, Ledger, (), workflows, section, folder) as orchestrator:
         _work(orchestrator, "warm", 1, 20)
         (alone,), _ = _work(orchestrator, "alone", 1, steps * 5)
         states, seconds = _work(orchestrator, "together", runs, steps)

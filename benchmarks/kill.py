@@ -36,9 +36,10 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from agents.events import EffectDone, Event, RunClaimed, RunOptions
+from agents.guarded import Guarded
 from agents.host import Workflow, start_host
+from agents.intents import Guard
 from agents.journal_sql import SqlJournal
-from agents.links import LinkedThreads
 from agents.once import Once
 from agents.state import fold
 from agents.turn import Child, Turn
@@ -178,10 +179,11 @@ class FusedJournal(SqlJournal):
         self._is_full = full
 
 
-class Ledger(LinkedThreads):
+class Ledger(Guarded):
     """A connector that writes down each time it does something, and can be asked by key."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, make_guard: Callable[[], Guard], folder: Path) -> None:
+        super().__init__(make_guard())
         self._fuses = Fuses(folder)
         self._file = folder / "ledger.db"
         self._once = Once(self._find)
@@ -191,8 +193,8 @@ class Ledger(LinkedThreads):
     def pid(self) -> int:
         return os.getpid()
 
-    def call(self, tool: str, key: str, _ticket: str, _args: dict[str, Any]) -> dict[str, Any]:
-        """As `agents.connector.Connector.call`."""
+    def perform(self, tool: str, key: str, ticket: str, args: dict[str, Any]) -> dict[str, Any]:
+        """As `agents.connector.Connector.perform`."""
 
         def done() -> dict[str, Any]:
             self._fuses.point("connector", "before effect")
@@ -203,8 +205,8 @@ class Ledger(LinkedThreads):
 
         return self._once.do(key, done)
 
-    def lookup(self, key: str) -> dict[str, Any] | None:
-        """As `agents.connector.Connector.lookup`."""
+    def find(self, key: str) -> dict[str, Any] | None:
+        """As `agents.connector.Connector.find`."""
         self._fuses.point("connector", "before lookup")
         found = self._once.find(key)
         self._fuses.point("connector", "after lookup")
@@ -484,12 +486,12 @@ def _one(
     )  # fmt: skip
     journal = functools.partial(FusedJournal, url, folder)
     made = functools.partial(workflows, folder)
-    with actors(journal, Ledger, (folder,), made, section) as orchestrator:
+    with actors(journal, Ledger, (folder,), made, section, folder) as orchestrator:
         names = named(section)
         spawn = functools.partial(start_host, made, section.idle_s)
 
         def second_owner() -> None:
-            other = begin_orchestrator("second", journal, section, names, spawn, None, 0)
+            other = begin_orchestrator("second", journal, section, names, spawn, None, 0, folder)
             time.sleep(4.0)
             ray.kill(other)
 

@@ -3,6 +3,7 @@
     MainspringError
       InvalidInput          400  a field, its value and what would be right
       Unauthorized          401
+      IntentRefused         403  a token that is not for what is asked with it
       NotFound              404  kind and id
       Conflict              409  what is already so
         StaleEpoch          409  a writer that has lost its lease
@@ -71,6 +72,25 @@ class Unauthorized(MainspringError):
 
     def __str__(self) -> str:
         return "a valid API key is needed: send it as 'Authorization: Bearer KEY'"
+
+
+class IntentRefused(MainspringError):
+    """A connector does nothing on this token. `reason` is a word, `detail` the sentence."""
+
+    code = "intent_refused"
+    status = 403
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"intent refused, {self.reason}: {self.detail}"
+
+    @property
+    def passing(self) -> bool:
+        """Whether a new token for the same may be accepted."""
+        return self.reason in {"expired", "rotated", "early"}
 
 
 class NotFound(MainspringError):

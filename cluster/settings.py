@@ -238,6 +238,7 @@ class AgentsSection(Section):
     policy: str = Field("support.cedar", description="file below infra/policy, or a path")
     autonomy: dict[str, Annotated[int, Field(ge=0, le=3)]] = Field(default_factory=dict)
     approvals: ApprovalsSection = ApprovalsSection()
+    intent_s: float = Field(30.0, gt=0, description="how long a connector accepts a signed intent")
     max_rate_wait_s: float = Field(
         86_400.0, gt=0, description="a step whose rate frees later than that is denied"
     )

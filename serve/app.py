@@ -21,7 +21,9 @@ from ray import serve as ray_serve
 
 from agents.connector import Connector
 from agents.facts import Thresholds
+from agents.guarding import KEYS, guard, mint
 from agents.host import start_host
+from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import NAME as ORCHESTRATOR
@@ -161,8 +163,11 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     ray.remote(Memory).options(name=MEMORY, max_concurrency=16, **common).remote(
         settings.memory, data_dir, ServeEmbedder(ENCODER, ENCODER), clock
     )
+    ensure(data_dir / KEYS)
     ray.remote(Connector).options(name=CONNECTOR, max_concurrency=8, **common).remote(
-        data_dir / "desk.db", infra_path("", settings.support.desk)
+        data_dir / "desk.db",
+        infra_path("", settings.support.desk),
+        functools.partial(guard, data_dir),
     )
     workflows = functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
     spawn = functools.partial(start_host, workflows, settings.agents.idle_s)
@@ -185,6 +190,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         ray.remote(Orchestrator).options(name=name, max_concurrency=1000, **common).remote(
             functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
             functools.partial(Policy.load, infra_path("policy", settings.agents.policy)),
+            functools.partial(mint, data_dir, settings.agents.intent_s),
             settings.agents,
             Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
             names(settings),

@@ -85,12 +85,13 @@ def demo(
 
     stack_of = lifecycle.running_stack(own, settings.data_dir, heads, _say)
     with _interruptible(), stack_of as stack:
-        written = asyncio.run(_work(stack, queue, own))
+        written, asked = asyncio.run(_work(stack, queue, own, not exit))
         if report is not None:
             report.write_text(json.dumps(written, indent=1), encoding="utf-8")
             _say(f"report written to {report}")
         demos.finished(own)
         if not exit:
+            _show_approval(asked, own)
             _serve_on(stack)
 
 
@@ -145,7 +146,10 @@ def _trained(settings: Settings, queue: Any) -> dict[str, Path]:
     return {queue.head: out}
 
 
-async def _work(stack: Any, queue: Any, settings: Settings) -> dict[str, Any]:
+async def _work(
+    stack: Any, queue: Any, settings: Settings, asks: bool
+) -> tuple[dict[str, Any], Any]:
+    """The report, and, if the demo `asks`, an approval that a person can answer."""
     from serve import demo as demos
 
     await demos.fill(stack, queue, _say)
@@ -153,13 +157,11 @@ async def _work(stack: Any, queue: Any, settings: Settings) -> dict[str, Any]:
     rows = await demos.work(stack, queue, _show)
     totals = demos.totals(rows, settings, time.monotonic() - began)
     _show_totals(totals)
-    return {
-        "queue": queue.name,
-        "profile": settings.profile,
-        "startup_s": stack.phases,
-        "tickets": rows,
-        "totals": totals,
-    }
+    written = {
+        "queue": queue.name, "profile": settings.profile, "startup_s": stack.phases,
+        "tickets": rows, "totals": totals,
+    }  # fmt: skip
+    return written, await demos.offer(stack, queue, rows) if asks else None
 
 
 def _show(row: dict[str, Any]) -> None:
@@ -193,6 +195,19 @@ def _show_totals(totals: dict[str, Any]) -> None:
         f"a ticket   p50 {totals['latency_ms_p50']:.0f} ms, p95 {totals['latency_ms_p95']:.0f} ms; "
         f"the queue took {totals['seconds']:.1f} s"
     )
+
+
+def _show_approval(asked: Any, settings: Settings) -> None:
+    if asked is None:
+        return
+    variable = f"MAINSPRING_DATA_DIR={settings.data_dir}"
+    console.print(f"\na person is asked about {asked.cents / 100:.2f} EUR; answer it with one of:")
+    for words in (
+        f"show {asked.id}",
+        f"approve {asked.id} --by YOU --at-most 30.00",
+        f"deny {asked.id} --by YOU",
+    ):
+        console.print(f"  {variable} mainspring approvals {words}", markup=False)
 
 
 def _serve_on(stack: Any) -> None:

@@ -5,6 +5,7 @@ split instead: they have no answers, so each is triaged to its intent's queue or
 A demo that was killed is taken up again where it stood; one that finished starts afresh.
 """
 
+import asyncio
 import csv
 import gzip
 import hashlib
@@ -15,13 +16,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agents.events import RunOptions
 from cluster.errors import InvalidInput
 from cluster.settings import Settings, infra_path
 
 Ticket = dict[str, str]
+_OFFER_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,29 @@ async def work(
             rows[state.run_id] = row = _row(ticket, state, reply)
             show(row)
     return [rows[r] for r in runs]
+
+
+async def offer(stack: Any, queue: Queue, rows: Sequence[dict[str, Any]]) -> Any:
+    """Ask a person about one refund that the queue had handed over: its ticket is worked again, and
+    this time the step waits. The open approval, or None when no refund was handed over or the run
+    came to something else."""
+    over = [row for row in rows if row["reason"].startswith("refund needs a person")]
+    if not over:
+        return None
+    ticket = next(t for t in queue.tickets if t["id"] == over[0]["id"])
+    given = {"ticket": ticket["id"], "head": queue.head}
+    agent, key = f"{queue.workflow}/{ticket['customer']}", f"{queue.name}:{ticket['id']}:asked"
+    run = await stack.orchestrator.submit.remote(
+        queue.tenant, key, queue.workflow, agent, given, RunOptions(asks="wait")
+    )
+    until = asyncio.get_running_loop().time() + _OFFER_S
+    while asyncio.get_running_loop().time() < until:
+        for approval in await stack.orchestrator.approvals.remote(queue.tenant):
+            if approval.run_id == run:
+                return approval
+        if await stack.orchestrator.wait.remote([run], 0.2):
+            return None
+    return None
 
 
 def _row(ticket: Ticket, state: Any, reply: str | None) -> dict[str, Any]:

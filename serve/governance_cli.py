@@ -92,6 +92,16 @@ def policy_autonomy(
     console.print(f"{workflow}: level {now}, {autonomy.shown(now)}; questions: {told}")
 
 
+@policy.command("rotate")
+def policy_rotate(profile: str | None = PROFILE) -> None:
+    """Sign intents with a new key from now on; what the old one signed is refused at once."""
+    from agents.guarding import KEYS
+    from agents.intent_keys import rotate
+
+    number = rotate(load(profile).data_dir.resolve() / KEYS)
+    console.print(f"intents are signed by key {number}")
+
+
 @approvals.command("list")
 def approvals_list(
     everything: bool = typer.Option(False, "--all", help="Those that are answered as well."),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from agents.events import (
     WaitBegun,
 )
 from agents.facts import Standing, Thresholds, facts_for
+from agents.guarding import KEYS, guard
+from agents.intent_keys import ensure
 from agents.policy import Decision, Policy, Request
 from agents.state import AgentState, RunState, apply
 from agents.turn import Acted, Child, Turn
@@ -143,7 +146,8 @@ def ticket(number: str) -> dict[str, str]:
 
 def connector(folder: Path) -> Connector:
     """The real connector on a desk in `folder`, seeded with the shipped shop."""
-    return Connector(folder / "desk.db", DESK)
+    ensure(folder / KEYS)
+    return Connector(folder / "desk.db", DESK, partial(guard, folder))
 
 
 def plan_text(*steps: dict[str, str]) -> str:
@@ -199,7 +203,7 @@ class Office:
         begun = EffectStarted(step=step, tool=tool, key=f"{run_id}/{step}", args=args)
         await self.append(run_id, epoch, [begun])
         try:
-            receipt = self.connector.call(tool, begun.key, ticket, args)
+            receipt = self.connector.perform(tool, begun.key, ticket, args)
         except (NotFound, Conflict, InvalidInput) as error:
             failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=str(error))
             await self.append(run_id, epoch, [failed])

@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError
 
 from agents.batching import Answer, Call
 from agents.events import Event
+from agents.guarding import mint
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
@@ -84,7 +85,8 @@ class World:
         )
         self.orchestrators = [
             Orchestrator(
-                partial(self._journal_of, number), policy, self._section,
+                partial(self._journal_of, number), policy, partial(mint, self.folder, 30.0),
+                self._section,
                 THRESHOLDS, names, number=number,
             )
             for number in range(len(names.orchestrators))

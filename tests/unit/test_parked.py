@@ -71,7 +71,7 @@ async def test_what_may_have_been_done_is_not_done_again(world: World) -> None:
     assert refunds(world) == 1
     assert "before connector lookup" not in world.trace
     key = state(world, run).open_effects[STEP].key
-    receipt: dict[str, Any] = world.connector.lookup(key) or {}
+    receipt: dict[str, Any] = world.connector.find(key) or {}
     resolve(world.journal, run, STEP, done=True, by="ann", receipt=receipt)
     ended = await goes_on(world, run)
     assert refunds(world) == 1

@@ -122,7 +122,8 @@ async def test_a_refund_looks_its_order_up_when_the_plan_did_not(damaged: Case) 
 async def test_the_total_is_what_is_left_of_the_order(tmp_path: Path) -> None:
     damaged = Case(tmp_path, {**ticket("T-006"), "body": "LO-48055 is broken, money back please"})
     damaged.classifier.intent = "damaged_item"
-    damaged.office.connector.call("refund", "k", "T-006", {"order": "LO-48055", "amount_cents": 50})
+    given = {"order": "LO-48055", "amount_cents": 50}
+    damaged.office.connector.perform("refund", "k", "T-006", given)
     damaged.drafts("(E2) The refund of 18.00 EUR is done.")
     assert (await damaged.plans(plan_text(REFUND_ALL, REPLY)).ends())[0] == "replied"
     assert damaged.counts["refunded_cents"] == 1850
