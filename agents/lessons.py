@@ -19,6 +19,8 @@ from memory.records import Origin, Record
 
 DECISION: Final = "decision"
 LESSON: Final = "ticket"
+SUPPORT: Final = "support"
+"""The workflow that learns so."""
 _OF_ONE_CUSTOMER: Final = frozenset({*PERSONAL, "ORDER", "TRACKING", "AMOUNT", "DATE"})
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|\n+")
 _GREETING: Final = re.compile(r"(?:dear|hello|hi|kind regards|best regards|regards|thank)\b", re.I)
@@ -80,7 +82,7 @@ def _lesson(run: RunState, judgement: Judgement) -> Record | None:
     """The past ticket with its answer; None where nothing general was said or accepted."""
     answer = general(_answer(run, judgement.feedback))
     text = str(run.receipts.get("read", {}).get("text", ""))
-    if not answer or not text.strip():
+    if run.workflow != SUPPORT or not answer or not text.strip():
         return None
     intent = str(run.phases.get("intent", {}).get("intent", "unknown"))
     return Record(

@@ -17,10 +17,12 @@ from rich.table import Table
 
 from agents.control import cancel, fork, pause, resolve, resume, retry, signal
 from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
+from agents.lessons import Learning, learning
 from agents.state import RunState, fold
 from agents.timeline import timeline
 from cluster.errors import InvalidInput, NotFound
 from cluster.settings import Settings, load
+from memory.log import Note
 from serve.drawing import drawn
 
 if TYPE_CHECKING:
@@ -199,14 +201,17 @@ def feedback(
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
-    """Say of an ended run whether its outcome was right; the last verdict counts."""
+    """Say of an ended run whether its outcome was right; the last verdict counts. What support's
+    reply was accepted as, or should have been, is evidence for the tickets that come."""
     settings = load(profile)
     text = "" if text_file is None else _read(text_file)
     with opened(settings) as journal:
         state = own_run(journal, run, tenant or settings.tenant)
         said = Feedback(cast(Verdict, verdict), by, note, text)
         clean = [_redacted(settings, state, words) for words in (note, text)]
-        journal.judge(run, Feedback(said.verdict, by, *clean))
+        before = journal.judgements(run)
+        judged = journal.judge(run, Feedback(said.verdict, by, *clean))
+    _teach(settings, state.tenant, learning(state, judged, before[-1] if before else None))
     console.print(f"{run}: {verdict} by {by}", markup=False)
 
 
@@ -242,6 +247,17 @@ def _do(
         touched = what(journal) or run
     take_up(settings, touched)
     return touched
+
+
+def _teach(settings: Settings, tenant: str, learned: Learning) -> None:
+    """Bring long-term memory in step with a verdict. Saying it again completes what broke off."""
+    from serve.memory_asking import asked
+
+    note = learned.note or Note()
+    if learned.forget:
+        asked(settings, "forget", tenant, learned.forget, "", note.by, note.why)
+    if learned.remember:
+        asked(settings, "remember", list(learned.remember), note)
 
 
 def _object(name: str, text: str) -> dict[str, Any]:
