@@ -9,7 +9,7 @@ Models have the OpenAI clients. Answers are what the API sends, as plain dicts. 
 refuses is raised as `Refused`, with its sentence, code, status and the field at fault.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -104,9 +104,9 @@ class Client:
         """Write all records to the file `name` of the stack's data folder; its `path`."""
         return await self._ask("POST", "memory/export", {"name": name})
 
-    async def import_(self, lines: str) -> Answer:
-        """Remember the lines of an export, as untrusted records."""
-        return await self._ask("POST", "memory/import", {"lines": lines})
+    async def import_(self, records: Sequence[str | Answer], *, by: str) -> Answer:
+        """Remember lines of an export, as text or as objects: as untrusted records."""
+        return await self._ask("POST", "memory/import", {"records": list(records), "by": by})
 
     # --- agents
 

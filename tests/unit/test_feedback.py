@@ -1,6 +1,7 @@
 """From the command line: people find runs, say whether they were right, and export them."""
 
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,3 +203,20 @@ async def test_a_chain_that_was_changed_is_not_drawn_as_whole(shop: Shop) -> Non
         connection.execute(text("UPDATE events SET at = at + 1 WHERE seq = 3"))
     failed = _call("runs", "show", run)
     assert isinstance(failed.exception, DataError)
+
+
+async def test_a_verdict_teaches_memory_and_a_later_one_takes_its_place(
+    shop: Shop, tmp_path: Path
+) -> None:
+    run = (await shop.run()).run_id
+    said = tmp_path / "said.txt"
+    for told in ("A cracked carafe is replaced.", "A cracked carafe is paid back at once."):
+        said.write_text(f"Dear Priya,\n{told} Your order is LO-48055.")
+        _ok("feedback", run, "--verdict", "corrected", "--by", "ann", "--text-file", str(said))
+        with sqlite3.connect(tmp_path / "memory-log.db") as log:
+            query = "SELECT body FROM memory_records WHERE kind = 'ticket' AND tier = 'long_term'"
+            ((body,),) = log.execute(query).fetchall()
+        assert f'"answer": "{told}"' in body or f'"answer":"{told}"' in body
+        assert "Priya" not in body and "48055" not in body
+    _ok("feedback", run, "--verdict", "rejected", "--by", "ann")
+    assert _ok("memory", "list", "--kind", "ticket").strip() == ""

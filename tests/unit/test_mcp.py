@@ -256,7 +256,9 @@ async def test_from_python_everything_is_a_call_of_one_client(house: House) -> N
         assert hit["record"]["id"] == made["id"]
         said = await api.remember("and honey", session="s1", kind="turn")
         assert (await api.promote(said["id"], by="ann", why="asked"))["tier"] == "long_term"
-        assert (await api.export("mine"))["path"].endswith("mine.jsonl")
+        path = Path((await api.export("mine"))["path"])
+        lines = path.read_text("utf-8").splitlines()
+        assert (await api.import_(lines, by="ann"))["known"] == len(lines)
         assert len((await api.listed())["data"]) == 2
         assert (await api.forget([said["id"]], by="ann", why="asked"))["erased"]
         with pytest.raises(Refused) as caught:
