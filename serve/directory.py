@@ -5,7 +5,7 @@ nothing on disk: after its restart an engine's next renewal is refused, and the 
 again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.ids import Clock, SystemClock
@@ -13,6 +13,7 @@ from cluster.ids import Clock, SystemClock
 NAMESPACE: Final = "mainspring"
 LEASE_S: Final = 8.0
 RENEW_S: Final = 2.0
+LOOK_S: Final = 0.25  # what an engine tells is so fresh
 NOTICED_S: Final = 1.0  # by then a gateway that is well has seen who left
 
 
@@ -66,13 +67,13 @@ class Directory:
         """Enter a replica, or replace its entry; starts a lease."""
         self._entries[replica.id] = (self._clock.monotonic() + self._lease_s, replica)
 
-    def renew(self, id: str, running: int, waiting: int) -> bool:
-        """Extend a lease with fresh counts. False when there is none: then register again."""
+    def renew(self, replica: Replica) -> bool:
+        """Extend a lease, with what the replica tells now. False when there is none: then register
+        again."""
         self._drop_expired()
-        if id not in self._entries:
+        if replica.id not in self._entries:
             return False
-        _, replica = self._entries[id]
-        self.register(replace(replica, running=running, waiting=waiting))
+        self.register(replica)
         return True
 
     def withdraw(self, id: str) -> None:

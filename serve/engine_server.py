@@ -5,7 +5,9 @@ behind a secret that only the gateways know, and enters that address into the di
 
 Importing this module imports vLLM; only replicas and the task that deploys them do. What is taken
 from `ray.llm._internal` and why: `VLLMEngine` and `CallbackBase`, because on a CPU the public path
-starts one more process for each engine and one task that only repeats the imports.
+starts one more process for each engine and one task that only repeats the imports. vLLM tells its
+statistics to loggers that are given at its start, which Ray does for itself only: ours is added to
+the engine's own list.
 """
 
 import functools
@@ -31,7 +33,7 @@ from serve.engines import (
     environment,
     worker_bundles,
 )
-from serve.presence import Presence
+from serve.presence import Presence, State
 
 gc.disable()  # ten thousand modules follow; collecting meanwhile costs a fifth more
 from ray.llm._internal.common.callbacks.base import CallbackBase  # noqa: E402
@@ -39,6 +41,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine  # noqa:
 from ray.serve.llm import LLMConfig, build_llm_deployment  # noqa: E402
 from ray.serve.llm.deployment import LLMServer  # noqa: E402
 from vllm.utils.ompmultiprocessing import OMPProcessManager  # noqa: E402
+from vllm.v1.metrics.loggers import StatLoggerBase  # noqa: E402
 
 gc.freeze()
 gc.enable()
@@ -58,6 +61,28 @@ class OneProcessEngine(VLLMEngine):  # type: ignore[misc]
         config.parallel_config.distributed_executor_backend = "uni"
         with OMPProcessManager(config).configure_omp_envs(0, 0):
             return super()._start_async_llm_engine(arguments, config, placement_group)
+
+
+class Progress(StatLoggerBase):  # type: ignore[misc]
+    """What the scheduler last told: requests that it generates for, and its KV cache."""
+
+    def __init__(self) -> None:
+        self.told = State()
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
+        """Called by vLLM after every step."""
+        if scheduler_stats is not None:
+            self.told = State(scheduler_stats.num_running_reqs, scheduler_stats.kv_cache_usage)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say then."""
+
+    @classmethod
+    def of(cls, engine: VLLMEngine) -> "Progress":
+        """One that listens to a started engine."""
+        made = cls()
+        engine._engine_client.logger_manager.stat_loggers.append(made)
+        return made
 
 
 class SkipDownload(CallbackBase):  # type: ignore[misc]
@@ -84,13 +109,14 @@ class EngineServer(LLMServer):  # type: ignore[misc]
         engine_cls = OneProcessEngine if _fits_one_process(model) else None
         await super().__init__(llm_config, engine_cls=engine_cls)
         app = await self.engine.build_asgi_app()
+        progress = Progress.of(self.engine)
         find = functools.partial(find_directory, wiring.directory)
         self._presence = Presence(app, wiring.secret, find, wiring.drain_s)
         host = _node_address() if wiring.host == NODE else wiring.host
         url = await self._presence.open(host)
         await _warmed_up(url, model.id, wiring.secret)
         replica = Replica(_own_id(), model.id, url, application=application_name(model))
-        await self._presence.announce(replica, model.max_num_seqs)
+        await self._presence.announce(replica, lambda: progress.told)
         log.info("engine %s answers at %s", model.id, url)
 
     async def __del__(self) -> None:

@@ -10,16 +10,26 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
 from ray.exceptions import RayError
 
 from cluster.telemetry import logger
-from serve.directory import NOTICED_S, RENEW_S, Replica
+from serve.directory import LOOK_S, NOTICED_S, RENEW_S, Replica
 from serve.listener import App, Guarded, Listener
 
 log = logger("presence")
+
+
+@dataclass(frozen=True)
+class State:
+    """What an engine says of itself: requests that it generates for, and the share of its KV cache
+    in use."""
+
+    running: int = 0
+    kv_usage: float = 0.0
 
 
 class Presence:
@@ -44,11 +54,11 @@ class Presence:
             await asyncio.sleep(0.01)
         return f"http://{host}:{sock.getsockname()[1]}"
 
-    async def announce(self, replica: Replica, at_once: int) -> None:
-        """Enter the directory and stay there. `at_once` requests run, more of them wait."""
+    async def announce(self, replica: Replica, state: Callable[[], State]) -> None:
+        """Enter the directory and stay there, with what `state` tells now and again."""
         self._replica = replica
         await self._directory().register.remote(replica)
-        self._lease = asyncio.ensure_future(self._keep_lease(replica, at_once))
+        self._lease = asyncio.ensure_future(self._keep_lease(replica, state))
 
     async def leave(self) -> None:
         """Withdraw, and return when the last request has ended or `drain_s` are over."""
@@ -62,14 +72,25 @@ class Presence:
         self._listener.should_exit = True
         await self._listening
 
-    async def _keep_lease(self, replica: Replica, at_once: int) -> None:
+    async def _keep_lease(self, replica: Replica, state: Callable[[], State]) -> None:
+        """Renews it in time, and at once when what is told changes."""
+        told, renewed = replica, 0.0
         while True:
-            await asyncio.sleep(RENEW_S)
-            running = min(self._guard.in_work, at_once)
-            waiting = self._guard.in_work - running
+            await asyncio.sleep(LOOK_S)
+            now = self._now(replica, state())
+            renewed += LOOK_S
+            if now == told and renewed < RENEW_S:
+                continue
+            told, renewed = now, 0.0
             try:
-                if not await self._directory().renew.remote(replica.id, running, waiting):
-                    await self._directory().register.remote(replica)
+                if not await self._directory().renew.remote(now):
+                    await self._directory().register.remote(now)
             except (RayError, ValueError) as error:
                 # The directory is restarting: the next round finds it and registers again.
                 log.warning("lease of %s not renewed: %s", replica.application, error)
+
+    def _now(self, replica: Replica, state: State) -> Replica:
+        """What came in over HTTP and does not generate yet waits."""
+        waiting = max(0, self._guard.in_work - state.running)
+        kv_usage = round(state.kv_usage, 2)
+        return replace(replica, running=state.running, waiting=waiting, kv_usage=kv_usage)

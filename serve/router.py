@@ -104,9 +104,19 @@ class Router:
         self._meter.first_byte(model.id, answer.first_byte - call.arrived, answer.first_byte - sent)
         self._traffic.first_byte(answer)
         if call.stream:
-            answer.chunks = _metered(answer, reply)
+            answer.chunks = self._metered(answer, reply)
         answer.on_release.append(lambda answer: self._over(answer, replica, reply))
         return answer
+
+    async def _metered(self, answer: Answer, reply: Reply) -> AsyncIterator[bytes]:
+        """A stream's whole events, read by its meter as they pass."""
+        meter, traffic = answer.meter, self._traffic
+        yield meter.feed(reply.first)
+        async for data in reply.rest(traffic.pause_s):
+            if passed := meter.feed(data):
+                yield passed
+        if rest := meter.finish():
+            yield rest
 
     def _judge(self, replica: Replica, error: BaseException) -> None:
         """What no answer says of the replica."""
@@ -174,14 +184,3 @@ def _payload(model: ModelSection, call: Call) -> bytes:
     priority = call.priority + (BEHIND if call.batch else 0)
     given = {**call.payload, "model": model.id}
     return encode({**given, "priority": priority} if priority else given)
-
-
-async def _metered(answer: Answer, reply: Reply) -> AsyncIterator[bytes]:
-    """A stream's whole events, read by its meter as they pass."""
-    meter = answer.meter
-    yield meter.feed(reply.first)
-    async for data in reply.rest():
-        if passed := meter.feed(data):
-            yield passed
-    if rest := meter.finish():
-        yield rest

@@ -22,6 +22,9 @@ FRESH_S: Final = 10.0
 """What answers took longer ago says nothing of the next one."""
 BATCH_SHARE: Final = 0.75
 MOST_RETRY_S: Final = 30.0
+PAUSED_FROM: Final = 6
+PAUSE_S: Final = 0.00125
+LONGEST_PAUSE_S: Final = 0.04
 _OF_LATE_S: Final = 1.5
 _MOST_FIRST: Final = 512
 
@@ -68,6 +71,12 @@ class Traffic:
         ttft = of_late[int(0.95 * (len(of_late) - 1))] if of_late else 0.0
         waiting = self._by_model.total() - self._batch.total()
         return Online(ttft, waiting, now - self._came)
+
+    def pause_s(self) -> float:
+        """How long tokens of a stream wait for more of them, seconds. Among many streams, each
+        passed on by itself costs more than the engine's work on it."""
+        streams = self._by_model.total()
+        return min(LONGEST_PAUSE_S, streams * PAUSE_S) if streams >= PAUSED_FROM else 0.0
 
     def first_byte(self, answer: Answer) -> None:
         """The first token of a stream, or the whole of another answer, has come."""

@@ -1,7 +1,9 @@
 """HTTP to an engine replica, over connections that stay open."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,10 +43,16 @@ class Reply:
     def close(self) -> None:
         self.response.close()
 
-    async def rest(self) -> AsyncIterator[bytes]:
-        """A stream's bytes behind the first ones, as they come."""
-        async for data in self.response.content.iter_any():
+    async def rest(self, pause_s: Callable[[], float]) -> AsyncIterator[bytes]:
+        """A stream's bytes behind the first ones: as they come, but what comes within `pause_s()`
+        of the last ones together. The end of the stream ends a pause."""
+        content, over = self.response.content, asyncio.Event()
+        content.on_eof(over.set)
+        async for data in content.iter_any():
             yield data
+            if (seconds := pause_s()) > 0.0 and not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), seconds)
 
 
 class Wire:

@@ -30,7 +30,7 @@ def _model(name: str, tier: str, room: int = 4) -> ModelSection:
         {
             "id": name, "source": "x", "tier": tier, "max_model_len": 1024,
             "usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0,
-            "max_ongoing_requests": room, "max_queued_requests": 0,
+            "max_ongoing_requests": room, "max_queued_requests": 0, "max_num_seqs": room,
         }
     )  # fmt: skip
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from cluster.errors import Conflict
 from cluster.settings import GatewaySection
+from serve.circuits import FAILURES, FIRST_S
 from serve.directory import Directory, Replica
+from serve.schemas import MAX_PRIORITY
 from tests.gateways import (
     HELLO,
     SECRET,
@@ -270,6 +272,81 @@ async def test_client_mistakes_have_the_one_shape(
     assert error["type"] == "invalid_request_error"
 
 
+async def test_batch_work_yields_in_the_engine_and_at_the_door(stack: Stack) -> None:
+    batch = {"class": "batch"}
+    await stack.chat(mainspring=batch, priority=-7)
+    await stack.chat(priority=3)
+    await stack.chat()
+    behind, named, plain = stack.small.seen
+    assert behind["priority"] > MAX_PRIORITY > named["priority"] == 3
+    assert "priority" not in plain
+    free = asyncio.Event()
+
+    async def behave(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await free.wait()
+        return await stack.small.whole(body)
+
+    stack.small.behave = behave
+    waiting = [asyncio.create_task(stack.chat(mainspring=batch)) for _ in range(3)]
+    await eventually(lambda: len(stack.small.seen) == 6)
+    status, body, headers = await stack.chat(mainspring=batch)
+    assert (status, "batch" in body["error"]["message"]) == (429, True)
+    assert int(headers["retry-after"]) >= 1
+    waiting.append(asyncio.create_task(stack.chat()))
+    await eventually(lambda: len(stack.small.seen) == 7)
+    free.set()
+    assert [(await w)[0] for w in waiting] == [200] * 4
+    assert stack.idle()
+
+
+async def test_a_deadline_that_cannot_be_kept_is_refused_at_the_door(stack: Stack) -> None:
+    async def behave(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.4)
+        return await stack.small.whole(body)
+
+    stack.small.behave = behave
+    await stack.chat()
+    status, body, headers = await stack.chat(mainspring={"deadline_ms": 200})
+    assert (status, body["error"]["code"], len(stack.small.seen)) == (429, "overloaded", 1)
+    assert "deadline" in body["error"]["message"]
+    assert int(headers["retry-after"]) >= 1
+    assert (await stack.chat(mainspring={"deadline_ms": 2_000}))[0] == 200
+
+
+async def test_a_failing_engine_is_left_alone_and_tried_again(stack: Stack) -> None:
+    stack.small.behave = refusing(500)
+    for _ in range(FAILURES):
+        assert (await stack.chat())[0] == 503
+    asked = len(stack.small.seen)
+    status, _, headers = await stack.chat()
+    assert (status, len(stack.small.seen)) == (503, asked)
+    assert int(headers["retry-after"]) >= 1
+    status, _, headers = await stack.chat(model="auto")
+    assert (status, headers["x-mainspring-model"]) == (200, "big")
+    assert "small is not alive" in headers["x-mainspring-route"]
+    async with stack.client.get(f"{stack.url}/metrics") as response:
+        text = await response.text()
+    assert 'mainspring_circuits_opened_total{model="small"} 1.0' in text
+    assert 'mainspring_engine_replicas{model="small"} 0.0' in text
+    stack.small.behave = None
+    await asyncio.sleep(FIRST_S)
+    assert (await stack.chat())[0] == 200
+    assert (await stack.chat())[0] == 200
+
+
+async def test_many_streams_lose_nothing_when_their_tokens_are_passed_on_together() -> None:
+    async with serving(GatewaySection(), room=64) as stack:
+
+        async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+            return await stack.small.stream(request, tokens=30, pause=0.005)
+
+        stack.small.behave = behave
+        for events in await asyncio.gather(*(stack.events() for _ in range(24))):
+            texts = [json.loads(e)["choices"][0]["delta"]["content"] for e in events[:-1]]
+            assert texts == [f"t{n}" for n in range(30)]
+            assert events[-1] == "[DONE]"
+
+
 async def test_body_without_length_is_cut_off_at_the_limit(stack: Stack) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(100):
@@ -373,10 +450,10 @@ def test_lease_that_is_not_renewed_drops_out() -> None:
     directory.register(Replica("a", "small", "http://a"))
     directory.register(Replica("b", "small", "http://b"))
     clock.at += 5
-    assert directory.renew("a", running=2, waiting=1)
+    assert directory.renew(Replica("a", "small", "http://a", running=2, waiting=1))
     clock.at += 5
     assert [(r.id, r.load) for r in directory.snapshot()] == [("a", 3)]
-    assert not directory.renew("b", 0, 0)
+    assert not directory.renew(Replica("b", "small", "http://b"))
     directory.withdraw("a")
     directory.withdraw("never there")
     assert directory.snapshot() == []

@@ -14,7 +14,7 @@ from serve.calls import Call
 from serve.catalog import Catalog
 from serve.directory import Directory, Replica
 from serve.metering import Meter
-from serve.presence import Presence
+from serve.presence import Presence, State
 from serve.router import Router
 from serve.routing import Route
 
@@ -53,7 +53,9 @@ class Engine:
 
     async def start(self) -> "Engine":
         url = await self.presence.open("127.0.0.1")
-        await self.presence.announce(Replica(self.name, MODEL.id, url, application=self.name), 8)
+        await self.presence.announce(
+            Replica(self.name, MODEL.id, url, application=self.name), State
+        )
         return self
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
@@ -70,6 +72,7 @@ class Engine:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RENEW_S", 0.02)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
     monkeypatch.setattr(module, "NOTICED_S", 0.2)
 
 
