@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.overhead_load import Round, Target, closed_loop, measure, pooled, shown
-from benchmarks.overhead_servers import bare, litellm, mainspring, on_core, ray_ingress, serve_ray
+from benchmarks.overhead_servers import bare, litellm, mainspring, on_core, ray_ingress
 from benchmarks.report import Figure, write
 
 SYSTEMS: Final = ("bare", "litellm", "ray", "ray-tuned", "mainspring")
@@ -146,10 +146,6 @@ def _measured(pools: dict[str, Pools]) -> Iterator[Figure]:
 def main() -> int:
     """Run, print the table, write the JSON; status 1 when STRICT=1 and a target is missed."""
     given = _arguments()
-    if given.serve_ray:
-        kind, port, core, folder = given.serve_ray
-        serve_ray(kind, int(port), int(core), Path(folder))
-        return 0
     systems = given.only.split(",")
     if unknown := sorted(set(systems) - set(SYSTEMS)):
         raise SystemExit(f"--only: {unknown} are none of {list(SYSTEMS)}")
@@ -185,7 +181,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=4, help="tens of requests of one client")
     parser.add_argument("--core", type=int, default=1, help="of the engine")
     parser.add_argument("--other", type=int, default=0, help="core of all else")
-    parser.add_argument("--serve-ray", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

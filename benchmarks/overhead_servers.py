@@ -8,23 +8,23 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import psutil
 
 from benchmarks.overhead_load import Target
-from cluster.environment import STACK_VARIABLE, prepare
+from benchmarks.overhead_ray import MODEL, free_port, section
+from cluster.environment import STACK_VARIABLE
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import marked, sweep
-from cluster.settings import GatewaySection, ModelSection, load
-from serve import haproxy
+from cluster.settings import load
 from serve.books import Books
 from serve.budget_table import Budget
 from serve.budgets import NANO
@@ -32,14 +32,7 @@ from serve.catalog import resolve_source
 from serve.engines import engine_arguments, environment
 from serve.running import read
 
-MODEL: Final = "routine"
 _LIMIT_S: Final = 400.0
-
-
-def section(core: int) -> ModelSection:
-    """The local profile's routine model on one core."""
-    (model,) = (m for m in load("local").models if m.id == MODEL)
-    return model.model_copy(update={"cpu_cores": str(core)})
 
 
 @contextlib.contextmanager
@@ -100,8 +93,8 @@ def litellm(python: Path, behind: Target, core: int, folder: Path) -> Iterator[T
 def ray_ingress(tuned: bool, core: int, other: int, folder: Path) -> Iterator[Target]:
     """Ray Serve LLM's own ingress before one engine, in a process of its own."""
     port, stack = free_port(), new_secret()[:16]
-    words = ["--serve-ray", "tuned" if tuned else "defaults", str(port), str(core), str(folder)]
-    command = [sys.executable, "-m", "benchmarks.overhead", *words]
+    words = ["tuned" if tuned else "defaults", str(port), str(core), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.overhead_ray", *words]
     url = f"http://127.0.0.1:{port}"
     try:
         with _process(command, {STACK_VARIABLE: stack}) as process:
@@ -110,36 +103,6 @@ def ray_ingress(tuned: bool, core: int, other: int, folder: Path) -> Iterator[Ta
             yield Target(f"{url}/v1", MODEL)
     finally:
         sweep(stack)
-
-
-def serve_ray(kind: str, port: int, core: int, folder: Path) -> None:
-    """What the process of `ray_ingress` does, until it is told to end."""
-    tuned = kind == "tuned"
-    stats, metrics = free_port(), free_port()
-    gateway = GatewaySection(
-        port=port, haproxy=tuned, haproxy_stats_port=stats, haproxy_metrics_port=metrics
-    )
-    prepare(folder, os.environ[STACK_VARIABLE], haproxy.environment(gateway, folder.resolve()))
-    from ray import serve as ray_serve
-    from ray.serve.llm import build_openai_app
-
-    from cluster.session import start
-
-    model = section(core)
-    start(load("local").ray)
-    ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    config: dict[str, Any] = {
-        "model_loading_config": {
-            "model_id": MODEL, "model_source": resolve_source(model.source),
-        },
-        "engine_kwargs": engine_arguments(model),
-        "runtime_env": {"env_vars": environment(model)},
-        "accelerator_config": {"kind": "cpu"},
-        "placement_group_config": {"bundles": [{"CPU": 0.5}]},
-    }  # fmt: skip
-    if tuned:
-        config["experimental_configs"] = {"stream_batching_interval_ms": 0}
-    ray_serve.run(build_openai_app({"llm_configs": [config]}), blocking=True)
 
 
 @contextlib.contextmanager
@@ -205,27 +168,30 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 @contextlib.contextmanager
 def _process(command: list[str], variables: dict[str, str]) -> Iterator[psutil.Popen]:
-    process = psutil.Popen(
-        command, env={**os.environ, **variables},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
+    with tempfile.TemporaryFile() as said:
+        process = psutil.Popen(
+            command, env={**os.environ, **variables}, stdout=said, stderr=subprocess.STDOUT
+        )  # fmt: skip
         try:
-            process.wait(timeout=60)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        except BaseException:
+            said.seek(0)
+            print(said.read().decode(errors="replace")[-3_000:], file=sys.stderr)
+            raise
+        finally:
+            _end(process)
+
+
+def _end(process: psutil.Popen) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=60)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _until_healthy(process: psutil.Popen, url: str) -> None:

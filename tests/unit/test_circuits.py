@@ -3,16 +3,16 @@
 import pytest
 
 from serve.circuits import FAILURES, FIRST_S, MOST_S, Circuits
-from tests.fakes import HandClock
+from tests.fakes import FakeClock
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def circuits(clock: HandClock) -> Circuits:
+def circuits(clock: FakeClock) -> Circuits:
     return Circuits(clock)
 
 
@@ -34,9 +34,9 @@ def test_an_answer_in_between_starts_the_count_anew(circuits: Circuits) -> None:
     assert circuits.may("r")
 
 
-def test_one_request_tries_and_its_answer_lets_all_in(circuits: Circuits, clock: HandClock) -> None:
+def test_one_request_tries_and_its_answer_lets_all_in(circuits: Circuits, clock: FakeClock) -> None:
     opened(circuits)
-    clock.at += FIRST_S
+    clock.step(FIRST_S)
     assert circuits.may("r")
     circuits.begin("r")
     assert not circuits.may("r"), "one tries, the others wait for what becomes of it"
@@ -44,37 +44,37 @@ def test_one_request_tries_and_its_answer_lets_all_in(circuits: Circuits, clock:
     assert circuits.may("r")
     circuits.begin("r")
     assert not circuits.failed("elsewhere") and circuits.failed("r"), "it has yet to end one well"
-    clock.at += FIRST_S
+    clock.step(FIRST_S)
     assert not circuits.may("r"), "twice as long as before"
 
 
 def test_a_trial_that_its_client_left_leaves_the_next_one_free(
-    circuits: Circuits, clock: HandClock
+    circuits: Circuits, clock: FakeClock
 ) -> None:
     opened(circuits)
-    clock.at += FIRST_S
+    clock.step(FIRST_S)
     circuits.begin("r")
     circuits.undecided("r")
     assert circuits.may("r")
 
 
-def test_it_stays_open_longer_each_time_up_to_a_bound(circuits: Circuits, clock: HandClock) -> None:
+def test_it_stays_open_longer_each_time_up_to_a_bound(circuits: Circuits, clock: FakeClock) -> None:
     opened(circuits)
     waits = []
     for _ in range(8):
-        began = clock.at
+        began = clock.now()
         while not circuits.may("r"):
-            clock.at += 0.5
-        waits.append(clock.at - began)
+            clock.step(0.5)
+        waits.append(clock.now() - began)
         circuits.begin("r")
         circuits.failed("r")
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, MOST_S, MOST_S, MOST_S]
 
 
 def test_late_failures_of_requests_sent_before_do_not_prolong_it(
-    circuits: Circuits, clock: HandClock
+    circuits: Circuits, clock: FakeClock
 ) -> None:
     opened(circuits)
     assert [circuits.failed("r") for _ in range(10)] == [False] * 10
-    clock.at += FIRST_S
+    clock.step(FIRST_S)
     assert circuits.may("r")
