@@ -1,14 +1,22 @@
-"""Mints and guards over a data folder, for the constructors of actors."""
+"""Mints, guards and audits over a data folder, for the constructors of actors."""
 
 from pathlib import Path
 
+from agents.audit import Audit
 from agents.intent_keys import Signing, Trusted
 from agents.intents import Guard, Mint
+from agents.journal_sql import SqlJournal
 from agents.refusals import Refusals
 from cluster.ids import SystemClock
 
 KEYS = "intents"
 REFUSED = "refused.jsonl"
+AUDIT = "audit"
+
+
+def audit(folder: Path, journal: SqlJournal) -> Audit:
+    """The checkpoints of such a stack's journal."""
+    return Audit(journal, folder / AUDIT, SystemClock())
 
 
 def mint(folder: Path, lifetime_s: float) -> Mint:

@@ -65,6 +65,19 @@ MIGRATIONS: Final = (
     );
     CREATE INDEX approvals_by_tenant ON approvals (tenant, answer, asked_at)
     """,
+    """
+    ALTER TABLE runs ADD COLUMN sealed_seq BIGINT NOT NULL DEFAULT 0;
+    CREATE INDEX runs_to_seal ON runs (run_id) WHERE last_seq > sealed_seq;
+    CREATE TABLE checkpoints (
+        number BIGINT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, previous TEXT NOT NULL,
+        root TEXT NOT NULL, signature TEXT NOT NULL
+    );
+    CREATE TABLE sealed (
+        checkpoint BIGINT NOT NULL, run_id TEXT NOT NULL, seq BIGINT NOT NULL, hash TEXT NOT NULL,
+        PRIMARY KEY (run_id, checkpoint)
+    );
+    CREATE INDEX sealed_by_checkpoint ON sealed (checkpoint)
+    """,
 )
 
 # Built once: what SQLAlchemy makes of a text costs more than the database's own work on it.

@@ -22,6 +22,7 @@ from agents import control
 from agents.agent_office import AgentOffice
 from agents.approvals import Answer as Said
 from agents.approvals import ApprovalRow, Approvals, Asking
+from agents.audit import Audit, Seals
 from agents.autonomy import Autonomy
 from agents.batching import Answer, Call, answered
 from agents.driver import Driver
@@ -86,6 +87,7 @@ class Orchestrator(AgentOffice):
         spawn: Spawn = no_spawn,
         clock: Clock | None = None,
         number: int = 0,
+        audit: Callable[[SqlJournal], Audit] | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._journal = make_journal()
@@ -123,10 +125,12 @@ class Orchestrator(AgentOffice):
         self._recovery = Recovery(
             self._runs, self._driver, self._clock, self._control, self._passed_on, rows, asking
         )
-        # One of them looks at the clock.
+        # One of them seals what all have journaled, and looks at the clock.
+        first = self._name == self._owners.names[0]
+        self._seals = Seals(audit(self._journal), commits) if audit and first else None
         self._schedules = (
             Schedules(self._registry, self._runs.commits, self._clock, self.submit)
-            if self._name == self._owners.names[0]
+            if first
             else None
         )
 
@@ -353,6 +357,8 @@ class Orchestrator(AgentOffice):
         """Stop all that goes on; nothing is written afterwards."""
         if self._schedules is not None:
             self._schedules.close()
+        if self._seals is not None:
+            await self._seals.close()
         await self._recovery.close()
         await self._driver.stop()
         self._runs.commits.close()

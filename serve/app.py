@@ -21,7 +21,7 @@ from ray import serve as ray_serve
 
 from agents.connector import Connector
 from agents.facts import Thresholds
-from agents.guarding import KEYS, guard, mint
+from agents.guarding import KEYS, audit, guard, mint
 from agents.host import start_host
 from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
@@ -196,6 +196,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
             names(settings),
             spawn,
             number=number,
+            audit=functools.partial(audit, data_dir),
         )
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cluster.errors import MainspringError
 from cluster.settings import Settings, load
-from serve import governance_cli, keys_cli, mcp_cli, operator_cli, upkeep_cli
+from serve import audit_cli, governance_cli, keys_cli, mcp_cli, operator_cli, upkeep_cli
 from serve.batch_cli import batch
 from serve.distill.cli import distill
 from serve.memory_cli import memory
@@ -242,6 +242,7 @@ def _say(text: str) -> None:
 
 operator_cli.register(app)
 governance_cli.register(app)
+audit_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
 upkeep_cli.register(app)

@@ -1,0 +1,100 @@
+"""PURE: receipts: of each step its action, context, decision, outcome and identity.
+
+They are made from the journal's events, so they are as whole as its chain; a receipt names the
+event that it ends with. Nothing personal is in one: arguments and results are there as hashes,
+facts as numbers and words of closed lists, and names of agents and people without what looks
+personal.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agents.digests import digest
+from agents.events import (
+    ApprovalAnswered,
+    ApprovalAsked,
+    EffectDone,
+    EffectFailed,
+    EffectParked,
+    EffectResolved,
+    EffectStarted,
+    Event,
+    StepDecided,
+)
+from agents.pii import Vault
+from agents.state import RunState, fold
+
+_WORDS: Final = frozenset({"tenant", "intent", "order_status"})
+_UNSURE: Final = "started"
+
+Receipt = dict[str, Any]
+
+
+def receipts(run_id: str, events: Sequence[Event]) -> list[Receipt]:
+    """The receipts of a run's steps, in the order in which they were decided."""
+    run = fold(run_id, events)
+    made: dict[str, Receipt] = {}
+    for event in events:
+        match event.payload:
+            case StepDecided() as decided:
+                made[decided.step] = _decided(run, event, decided, made.get(decided.step, {}))
+            case ApprovalAsked(step=step, approval=approval, rules=rules):
+                made[step]["approval"] = {"id": approval, "rules": list(rules), "answer": "open"}
+            case ApprovalAnswered() as answered:
+                made[answered.step]["approval"] |= {
+                    "answer": "approved" if answered.approved else "denied",
+                    "by": _plain(answered.by), "at": event.at, "at_most": answered.at_most,
+                }  # fmt: skip
+            case payload:
+                _outcome(made, event, payload)
+    return list(made.values())
+
+
+def _decided(run: RunState, event: Event, decided: StepDecided, earlier: Receipt) -> Receipt:
+    args = {**decided.args, **decided.changed}
+    told: Receipt = {
+        "run": run.run_id, "step": decided.step,
+        "identity": {
+            "tenant": run.tenant, "workflow": run.workflow, "agent": _plain(run.agent),
+            "epoch": event.epoch,
+        },
+        "action": {"tool": decided.tool, "arguments": digest(decided.tool, args)},
+        "context": {k: v for k, v in decided.facts.items() if _closed(k, v)},
+        "decision": {
+            "answer": decided.answer, "rule": decided.rule, "at": event.at,
+            "changed": sorted(decided.changed),
+        },
+        "outcome": {"state": "waits" if decided.answer in {"ask", "wait"} else "not done"},
+        "event": event.seq, "hash": event.hash,
+    }  # fmt: skip
+    return told | ({"approval": earlier["approval"]} if "approval" in earlier else {})
+
+
+def _outcome(made: dict[str, Receipt], event: Event, payload: Any) -> None:
+    match payload:
+        case EffectStarted(key=key):
+            made[payload.step]["action"]["effect"] = key
+            told: dict[str, Any] = {"state": _UNSURE}
+        case EffectDone(receipt=receipt):
+            told = {"state": "done", "receipt": digest("receipt", receipt)}
+        case EffectFailed(code=code):
+            told = {"state": "refused", "code": code}
+        case EffectParked():
+            told = {"state": "unknown"}
+        case EffectResolved(done=done, by=by):
+            told = {"state": "done" if done else "not done", "by": _plain(by)}
+        case _:
+            return
+    made[payload.step] |= {
+        "outcome": {**told, "at": event.at},
+        "event": event.seq,
+        "hash": event.hash,
+    }
+
+
+def _closed(name: str, value: Any) -> bool:
+    return isinstance(value, bool | int | float) or name in _WORDS
+
+
+def _plain(name: str) -> str:
+    return Vault().redact(name)

@@ -1,0 +1,100 @@
+"""`mainspring audit`: is the record whole, what is in it, and a copy of it for elsewhere.
+
+Works on the journal's own database, whether the stack is running or not.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from agents.audit import Audit, verify_refusals
+from agents.audit_export import MAX_BYTES, export, verify
+from agents.audit_key import AuditKey
+from agents.guarding import AUDIT, REFUSED
+from agents.receipts import receipts
+from cluster.errors import InvalidInput
+from cluster.ids import SystemClock
+from cluster.objects import opened as place_at
+from cluster.settings import Settings, load
+from serve.operator_cli import PROFILE, RUN, TENANT, opened, own_run
+
+console = Console(highlight=False, soft_wrap=True)
+
+audit = typer.Typer(no_args_is_help=True, help="What was decided and done, and whether that holds.")
+
+
+@audit.command("verify")
+def audit_verify(
+    file: Path | None = typer.Option(None, help="An export to verify instead of the journal."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Look for what was changed, removed, reordered or cut off. Exit status 1 when something
+    was."""
+    settings = load(profile)
+    if file is not None:
+        count = verify(_read(file), AuditKey(_folder(settings)))
+        console.print(f"{count} receipts, as they were written", markup=False)
+        return
+    with opened(settings) as journal:
+        found = Audit(journal, _folder(settings), SystemClock()).verify()
+    refused, wrong = verify_refusals(settings.data_dir.resolve() / REFUSED)
+    for sentence in (*found.wrong, *wrong):
+        console.print(sentence, markup=False)
+    told = f"{found.runs} runs, {found.events} events, {found.checkpoints} checkpoints"
+    console.print(f"{told}, {refused} refused intents: {len(found.wrong) + len(wrong)} wrong")
+    if found.wrong or wrong:
+        raise typer.Exit(1)
+
+
+@audit.command("show")
+def audit_show(
+    run: str = RUN,
+    step: str | None = typer.Option(None, help="Only this step."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Show the receipts of a run: action, context, decision, outcome, identity."""
+    settings = load(profile)
+    with opened(settings) as journal:
+        own_run(journal, run, tenant or settings.tenant)
+        made: list[dict[str, Any]] = receipts(run, journal.verified(run))
+    for receipt in made:
+        if step in (None, receipt["step"]):
+            console.print_json(json.dumps(receipt))
+
+
+@audit.command("export")
+def audit_export(
+    to: str = typer.Argument(..., help="A folder, or s3://BUCKET/PREFIX."),
+    name: str = typer.Option("receipts.jsonl", help="The file's name there."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Write the receipts as signed JSON lines, without personal data."""
+    settings = load(profile)
+    with opened(settings) as journal:
+        clock, owner = SystemClock(), tenant or settings.tenant
+        place = place_at(to)
+        count = export(journal, AuditKey(_folder(settings)), clock, owner, place, name)
+    console.print(f"{count} receipts of {owner} written to {to}/{name}", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(audit, name="audit")
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir.resolve() / AUDIT
+
+
+def _read(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InvalidInput("file", str(file), f"at most {MAX_BYTES} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidInput("file", str(file), f"a readable file ({error.strerror})") from None
