@@ -23,6 +23,8 @@ _ROOM: Final = 8_000_000_000
 STACK: Final = "stack"
 NICENESS: Final = 10
 
+# A width that a test asks for counts only where none was there when the console was made.
+os.environ.pop("COLUMNS", None)
 if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
     # What pytest makes its folders below, unless somebody chose another place.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))

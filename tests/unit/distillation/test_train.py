@@ -12,6 +12,12 @@ from serve.distill.shapes import load
 from serve.distill.train import Options, Training
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads that wait for each other on cores that others use take a hundred times as long."""
+    torch.set_num_threads(1)
+
+
 def trained(out: Path, steps: int = 4, stop_after: int = 0, resume: bool = False) -> list[str]:
     told: list[str] = []
     options = Options("tiny", steps=steps, tokens_per_step=512)
