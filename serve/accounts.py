@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, text
 
@@ -57,6 +57,15 @@ MIGRATIONS: Final = (
 _LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
 
 
+class Flushed(Protocol):
+    """Work of a transaction that is written at its end."""
+
+    def flush(self) -> None: ...
+
+
+S = TypeVar("S", bound=Flushed)
+
+
 class Accounts:
     """Transactions on the tables above. Safe to use from several threads."""
 
@@ -76,11 +85,22 @@ class Accounts:
         with self._database.transaction() as connection:
             if self._locks:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK})
-            self._mine.connection = connection
+            self._mine.connection, self._mine.shared = connection, None
             try:
                 yield connection
+                if self._mine.shared is not None:
+                    self._mine.shared.flush()
             finally:
-                self._mine.connection = None
+                self._mine.connection = self._mine.shared = None
+
+    @contextmanager
+    def sharing(self, make: Callable[[Connection], S]) -> Iterator[S]:
+        """What all work of a transaction has in common: made by the first that asks in it, flushed
+        before it commits."""
+        with self.transaction() as connection:
+            if self._mine.shared is None:
+                self._mine.shared = make(connection)
+            yield self._mine.shared
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

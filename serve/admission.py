@@ -7,7 +7,7 @@ be set while it works, it is charged as far as that budget is free.
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agents.commits import Commits
@@ -30,10 +30,11 @@ _REMEMBERED: Final = 4_096
 
 @dataclass(frozen=True)
 class Hold:
-    """A request that was let in. It must `leave`, once."""
+    """A request that was let in. It must `leave`, once. `reserved` where a limit holds for it."""
 
     id: str
     caller: Caller
+    reserved: bool = False
 
 
 class Admission:
@@ -62,6 +63,7 @@ class Admission:
             return hold
         if not limits.any and not await self._any_budget(caller.tenant):
             return hold
+        hold = replace(hold, reserved=True)
         reserve = self._reservations.reserve
         writing = self._start(self._commits.do(reserve, hold.id, caller, limits, worst, seconds))
         try:
@@ -71,9 +73,10 @@ class Admission:
             raise
         return hold
 
-    def leave(self, hold: Hold, used: Used | None) -> asyncio.Task[None]:
+    def leave(self, hold: Hold, used: Used | None) -> asyncio.Task[int | None]:
         """End a request: charge for what it used, or release what it held when None. The task ends
-        when that is on disk; it goes on if nobody waits for it, and never raises."""
+        when that is on disk, with what was charged, nano-dollars, or with None when it could not be
+        written; it goes on if nobody waits for it, and never raises."""
         return self._start(self._settle(hold, used))
 
     async def close(self) -> None:
@@ -83,18 +86,19 @@ class Admission:
         if self._commits is not None:
             self._commits.close()
 
-    async def _settle(self, hold: Hold, used: Used | None) -> None:
+    async def _settle(self, hold: Hold, used: Used | None) -> int | None:
         if self._reservations is None or self._commits is None:
-            return
+            return None
         for attempt in range(_TRIES):
             try:
-                await self._commits.do(self._reservations.settle, hold.id, hold.caller, used)
-                return
+                settle = self._reservations.settle
+                return await self._commits.do(settle, hold.id, hold.caller, used)
             except (Unavailable, Overloaded) as error:
                 log.warning("%s is not settled yet: %s", hold.id, error)
                 await asyncio.sleep(jittered(_FIRST_PAUSE_S * 2**attempt))
         # Its reservation ends with its lease; this line is all that is left of what it used.
         log.error("%s is not in the ledger: %s %s", hold.id, hold.caller, used)
+        return None
 
     async def _undo(self, writing: asyncio.Task[Any], hold: Hold) -> None:
         await asyncio.wait({writing})

@@ -3,8 +3,9 @@
 import asyncio
 from typing import Final
 
+from cluster.errors import Unavailable
 from serve.admission import Admission, Hold
-from serve.budgets import price
+from serve.budgets import Unpaid, price
 from serve.calls import Answer
 from serve.ledger import Used
 
@@ -31,14 +32,24 @@ class Bill:
         self._begun(self._used(answer))
 
     async def settled(self, answer: Answer) -> int:
-        """Charge for a released answer and wait until that is on disk, PATIENCE_S at most: it goes
-        on without the client. Returns its price in nano-dollars."""
+        """Charge for a released answer and wait until that is on disk; what it cost, nano-dollars.
+
+        Raises Unpaid when no budget has room for it any more, Unavailable when what was reserved
+        is not charged after PATIENCE_S: an answer is given away by neither. Charging goes on
+        without its client."""
         used = self._used(answer)
-        if (task := self._begun(used)) is not None:
-            await asyncio.wait({task}, timeout=PATIENCE_S)
+        task = self._begun(used)
+        if task is None:
+            return used.cost_nano
+        await asyncio.wait({task}, timeout=PATIENCE_S)
+        charged = task.result() if task.done() else None
+        if charged is None and self._hold.reserved:
+            raise Unavailable("the ledger", "the answer is not paid for yet and is withheld", 2.0)
+        if charged is not None and charged < used.cost_nano:
+            raise Unpaid
         return used.cost_nano
 
-    def _begun(self, used: Used) -> asyncio.Task[None] | None:
+    def _begun(self, used: Used) -> asyncio.Task[int | None] | None:
         if self._done:
             return None
         self._done = True

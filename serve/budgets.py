@@ -56,6 +56,19 @@ class RateLimited(_Limited):
     code = "rate_limited"
 
 
+class Unpaid(_Limited):
+    """An answer came so late, or so long, that no budget has room for it: it is withheld."""
+
+    code = "answer_withheld"
+
+    def __init__(
+        self,
+        what: str = "no budget has room for this answer any more",
+        retry_after: float = _BUSY_S,
+    ) -> None:
+        super().__init__(what, retry_after)
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who pays. `key` is a key's id; the agent's three are empty when a client asks directly."""

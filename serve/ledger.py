@@ -1,5 +1,6 @@
 """The ledger: one row for every request that an engine worked for, and sums over them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -73,18 +74,22 @@ class Sum:
         return {**self.group, **shown, "cost_usd": usd_of(self.price_nano)}
 
 
-def record(connection: Connection, caller: Caller, used: Used, charged: int, now: float) -> None:
-    """Write a row inside the transaction that charges for it."""
+def row_of(caller: Caller, used: Used, charged: int, now: float) -> dict[str, Any]:
+    """The row of a request that was charged so many nano-dollars, for `record`."""
     fields = asdict(used)
     cost = fields.pop("cost_nano")
-    row = {
+    return {
         **fields, "at": now, "day": int(now) // DAY_S, "tenant": caller.tenant,
         "key_id": caller.key, "agent": caller.agent, "run": caller.run,
         "workflow": caller.workflow, "estimated": int(used.estimated), "price_nano": charged,
         "unbilled_nano": cost - charged, "route": used.route[:MAX_TEXT],
         "reason": used.reason[:MAX_TEXT],
     }  # fmt: skip
-    connection.execute(_INSERT, row)
+
+
+def record(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows inside the transaction that charges for them."""
+    connection.execute(_INSERT, rows)
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from cluster.errors import InvalidInput, NotFound
+from cluster.errors import InvalidInput, MainspringError, NotFound
 from cluster.ids import Clock
 from serve.admission import Admission
 from serve.bill import Bill
@@ -21,7 +21,7 @@ from serve.calls import Answer, Call, Engines
 from serve.catalog import EMBEDDING_MODEL, Catalog, model_card
 from serve.ledger import Used
 from serve.metering import Meter, usd_text
-from serve.problems import Refused
+from serve.problems import Refused, problem_of
 from serve.routing import Route, features_of, route
 from serve.schemas import ChatRequest, EmbeddingRequest, encode, parse_body, read
 
@@ -230,7 +230,10 @@ class EngineStream(StreamingResponse):
                 end.append(data)
             else:
                 yield data
-        await self._bill.settled(self._answer)
+        try:
+            await self._bill.settled(self._answer)
+        except MainspringError as error:
+            end = [self._answer.meter.broken(problem_of(error))]
         for data in end:
             yield data
 

@@ -17,8 +17,9 @@ from serve import admission as module
 from serve import doorkeeper, keys
 from serve.books import Books
 from serve.budget_table import Budget
-from serve.budgets import NANO, Limits
+from serve.budgets import NANO, Caller, Limits
 from serve.keys import Keyring
+from serve.ledger import Used
 from tests.gateways import HELLO, FakeEngine, Stack, eventually, refusing, serving
 
 CENT = NANO // 100
@@ -163,10 +164,14 @@ async def test_budget_is_spent_and_then_refuses_with_when_to_come_again(bank: Ba
 async def test_concurrent_requests_do_not_pass_a_budget_together(bank: Bank) -> None:
     account, key = bank.key()
     bank.allow("key", account, 10 * COST)
+    # The fake engine uses more than was reserved: what no budget has room for is withheld.
+    expected = {(200, ""), (429, "budget_exceeded"), (429, "answer_withheld")}
+    held = 0
     for _ in range(5):
         answers = await asyncio.gather(*(bank.ask(key) for _ in range(20)))
-        assert {a[:2] for a in answers} <= {(200, ""), (429, "budget_exceeded")}
-        assert bank.spent() <= 10 * COST
+        assert {a[:2] for a in answers} <= expected
+        held += sum(COST for a in answers if a[0] == 200)
+        assert held <= bank.spent() <= 10 * COST
     assert bank.spent() >= 8 * COST
 
 
@@ -174,7 +179,7 @@ async def test_failed_requests_cost_nothing(bank: Bank) -> None:
     account, key = bank.key()
     bank.allow("key", account, 2 * COST)
     bank.stack.small.behave = refusing(500)
-    for _ in range(5):
+    for _ in range(2):  # one more would open the engine's circuit
         assert (await bank.ask(key))[0] == 503
     bank.stack.small.behave = None
     assert (await bank.ask(key))[0] == 200
@@ -205,6 +210,30 @@ async def test_whole_stream_is_paid_before_its_client_has_it(bank: Bank) -> None
     account, key = bank.key()
     bank.allow("key", account, 10 * COST)
     assert (await bank.ask(key, stream=True))[0] == 200
+    assert bank.spent() == COST
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_whose_lease_ran_out_and_whose_money_is_gone_is_withheld(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    account, key = bank.key()
+    bank.allow("key", account, COST)
+    settle = bank.books.admission._reservations.settle  # type: ignore[union-attr]
+
+    def late(id: str, caller: Caller, used: Used | None) -> int:
+        """Others have spent it all by the time that this request is settled."""
+        settle(id, caller, None)
+        settle("another", caller, Used("r2", "small", 200, 1, 1, COST))
+        return settle(id, caller, used)
+
+    monkeypatch.setattr(bank.books.admission._reservations, "settle", late)
+    url, headers = f"{bank.stack.url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+    body = {**BODY, "max_tokens": 5, "stream": stream}
+    async with bank.stack.client.post(url, json=body, headers=headers) as response:
+        text = await response.text()
+        assert response.status == (200 if stream else 429)
+    assert "answer_withheld" in text and "[DONE]" not in text
     assert bank.spent() == COST
 
 
