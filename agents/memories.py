@@ -18,6 +18,7 @@ NOTICE: Final = (
 )
 _UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 _MAX_QUESTION_CHARS: Final = 2_000
+_LEAST_CHARS: Final = 40  # of a text: less says nothing
 _SPEAKERS: Final = {"user": "the user", "model": "the assistant", "run": "a summary"}
 
 
@@ -45,15 +46,16 @@ class Memories(Recaller, Sessions, Protocol):
 
 def remembered(records: Sequence[Record], now: float, most_chars: int) -> str:
     """The records as data for a prompt, those first that come first, in at most `most_chars`
-    characters; "" for none. `now` is seconds since the epoch."""
+    characters, the last one cut; "" for none. `now` is seconds since the epoch."""
     rows: list[str] = []
     room = most_chars - len("<memory>\n</memory>")
     for record in records:
-        row = f"- {_told(record, now)}: {as_data(record.text, most_chars)}"
-        room -= len(row) + 1
-        if room < 0:
+        head = f"- {_told(record, now)}: "
+        room -= len(head) + 1
+        if room < _LEAST_CHARS:
             break
-        rows.append(row)
+        rows.append(head + _cut(as_data(record.text, most_chars), room))
+        room -= len(rows[-1]) - len(head)
     return "\n".join(["<memory>", *rows, "</memory>"]) if rows else ""
 
 
@@ -67,6 +69,10 @@ def storable(text: str) -> str:
     """`text` as a record can hold it: valid Unicode without NUL characters, cut at the limit."""
     raw = text.replace("\x00", " ").encode("utf-8", "replace")[:MAX_TEXT_BYTES]
     return raw.decode("utf-8", "ignore").strip()
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 3] + "..."
 
 
 def _told(record: Record, now: float) -> str:

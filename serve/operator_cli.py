@@ -251,13 +251,16 @@ def _do(
 
 def _teach(settings: Settings, tenant: str, learned: Learning) -> None:
     """Bring long-term memory in step with a verdict. Saying it again completes what broke off."""
-    from serve.memory_asking import asked
+    from serve.memory_asking import opened
 
+    if not learned.forget and not learned.remember:
+        return
     note = learned.note or Note()
-    if learned.forget:
-        asked(settings, "forget", tenant, learned.forget, "", note.by, note.why)
-    if learned.remember:
-        asked(settings, "remember", list(learned.remember), note)
+    with opened(settings) as memory:
+        if learned.forget:
+            memory.ask("forget", tenant, learned.forget, "", note.by, note.why)
+        if learned.remember:
+            memory.ask("remember", list(learned.remember), note)
 
 
 def _object(name: str, text: str) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
         routine=tiers["routine"],
         model_timeout_s=limit,
     )
-    talk = conversation.Parts(chat, remote, own, SystemClock(), limit, policy)
+    context = {model.id: model.max_model_len for model in settings.models}
+    talk = conversation.Parts(chat, remote, own, SystemClock(), limit, policy, context)
     return {
         "support": functools.partial(support.work, parts=parts),
         "triage": _triage(settings, remote, encoder),

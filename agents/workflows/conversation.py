@@ -8,8 +8,8 @@ The conversation is one session, named by its agent; `input.subject` says whom i
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agents.chat import Chat
@@ -27,8 +27,12 @@ from memory.tiers import Ephemeral
 
 COMPRESSION: Final = "compression"
 MAX_ANSWER_TOKENS: Final = 512
-MAX_HISTORY_CHARS: Final = 4_000
+MAX_PROMPT_CHARS: Final = 4_000
+"""Of memory's words and what was said before, where the model has room for so much."""
 MAX_MEMORY_CHARS: Final = 1_500
+CONTEXT_TOKENS: Final = 4_096
+_CHARS_A_TOKEN: Final = 2  # at least, with a small vocabulary
+_SPARE_TOKENS: Final = 64
 _RECALLED: Final = 8  # of notes and of messages half each, where there are enough
 _LEAST_SIMILAR: Final = 0.2  # a note on how to work is not much like the work
 _EVERY: Final = 8  # turns, between two looks at whether a conversation is to be summed up
@@ -46,7 +50,8 @@ _ASKED: Final = re.compile(
 @dataclass(frozen=True)
 class Parts:
     """What the workflow works with. `own` is the host's, for agents whose memory is ephemeral;
-    `policy` says when a conversation is summed up."""
+    `policy` says when a conversation is summed up; `context` holds the tokens that models read and
+    write together, by id, where that is less than CONTEXT_TOKENS: "auto" is any of them."""
 
     chat: Chat
     memory: Memories
@@ -54,6 +59,12 @@ class Parts:
     clock: Clock
     timeout_s: float
     policy: Policy = POLICY
+    context: Mapping[str, int] = field(default_factory=dict)
+
+    def tokens_of(self, model: str) -> int:
+        """The context of this model; of the smallest one for a name that is not among them."""
+        smallest = min(self.context.values(), default=CONTEXT_TOKENS)
+        return min(CONTEXT_TOKENS, self.context.get(model, smallest))
 
 
 async def work(turn: Turn, parts: Parts) -> None:
@@ -91,13 +102,19 @@ class _Talk:
         self._earlier = turn.agent.turns
         self._message = _text("message", turn.run.input.get("message"))
         self._subject = _text("subject", turn.run.input.get("subject", ""))
+        context = parts.tokens_of(spec.model)
+        self._answer_tokens = min(MAX_ANSWER_TOKENS, context // 4)
+        room = _CHARS_A_TOKEN * (context - self._answer_tokens - _SPARE_TOKENS)
+        room -= len(spec.instructions) + len(NOTICE) + len(self._message)
+        self._room = max(0, min(MAX_PROMPT_CHARS, room))
+        self._memory_room = min(MAX_MEMORY_CHARS, self._room // 2)
 
     async def answer(self) -> dict[str, Any]:
         """What the model says, and the ids of what memory told it."""
         told = await self._told()
-        block = remembered(told, self._parts.clock.now(), MAX_MEMORY_CHARS)
+        block = remembered(told, self._parts.clock.now(), self._memory_room)
         said = await self._parts.chat.complete(
-            self._spec.model, self._messages(block), max_tokens=MAX_ANSWER_TOKENS,
+            self._spec.model, self._messages(block), max_tokens=self._answer_tokens,
             timeout_s=self._parts.timeout_s, request_id=self._run.run_id,
         )  # fmt: skip
         return {
@@ -196,7 +213,7 @@ class _Talk:
         """The prompt: instructions, as much of what was said before as has room beside memory's
         words, the message."""
         history: list[Message] = []
-        for past in reversed(self._within(MAX_HISTORY_CHARS - len(block))):
+        for past in reversed(self._within(self._room - len(block))):
             history += [
                 {"role": "user", "content": past.message},
                 {"role": "assistant", "content": past.reply},
@@ -219,7 +236,7 @@ class _Talk:
 
     def _shown(self) -> frozenset[str]:
         """Sources of the records whose words stand in the prompt anyway."""
-        shown = {past.run_id for past in self._within(MAX_HISTORY_CHARS - MAX_MEMORY_CHARS)}
+        shown = {past.run_id for past in self._within(self._room - self._memory_room)}
         return frozenset(
             _source(self._run.agent, place, number)
             for place, past in enumerate(self._earlier)
@@ -229,7 +246,7 @@ class _Talk:
 
     def _is_long(self) -> bool:
         """Whether some of what was said has no room in the prompt."""
-        return len(self._within(MAX_HISTORY_CHARS)) < len(self._earlier)
+        return len(self._within(self._room)) < len(self._earlier)
 
 
 def _source(agent: str, turns: int, number: int) -> str:

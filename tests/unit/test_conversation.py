@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ async def test_a_long_conversation_is_summed_up_while_answers_go_on(place: Place
 async def test_a_summary_stands_for_what_has_no_room_in_the_prompt(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation, "MAX_HISTORY_CHARS", 400)
+    monkeypatch.setattr(conversation, "MAX_PROMPT_CHARS", 560)
     await place.register()
     await place.say("My order is LO-41001, and I pay 20.50 EUR for the walnut stool.")
     await place.say("The code of the delivery to me is 7781 and the floor is the third.")
@@ -212,6 +213,20 @@ async def test_a_summary_stands_for_what_has_no_room_in_the_prompt(
     await place.say("Who won the match?")
     assert "a summary, " in place.model.prompt
     assert "LO-41001" in place.model.prompt and "7781" in place.model.prompt
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(512, 700), (1_024, 1_600), (100_000, 4_200)])
+async def test_a_prompt_leaves_room_for_the_answer_in_the_models_context(
+    place: Place, tokens: int, most: int
+) -> None:
+    parts = place.desk.talk(place.model)
+    small = replace(parts, context={"m": tokens})
+    place.world._workflows["conversation"] = partial(conversation.work, parts=small)
+    await place.register("bob", model="m")
+    for number in range(20):
+        place.model.says = f"Answer {number}: " + "and so on " * 30
+        await place.say(f"Say more about it, number {number}.", f"n{number}", "bob")
+        assert sum(len(m["content"]) for m in place.model.asked[-1]) <= most
 
 
 async def test_a_summary_for_no_session_is_handed_over_and_a_short_one_is_not_due(
