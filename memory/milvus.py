@@ -18,6 +18,7 @@ between a flush and the disk's own write. The log knows better, and the index is
 
 import fcntl
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from memory import columns
 from memory.columns import expression
 from memory.embed import MINILM, Space, Vectors
 from memory.scope import Filter
-from memory.store import Keywords, Match, Row, checked
+from memory.store import Keywords, Match, Old, Row, checked
 from memory.words import VERSION
 
 _ROWS: Final = 500  # in one write; a row with its vectors is some 10 KB and gRPC takes 64 MB
@@ -42,6 +43,10 @@ _NO_KEYWORDS: Final = {2**32 - 2: 1e-9}  # a term that no text has; an empty row
 
 ALIAS: Final = "memory"
 """Another name of the collection that serves."""
+
+
+_V1: Final = re.compile(r"memory_v1__.+")
+_OURS: Final = re.compile(r"memory_v(?P<schema>\d+)w(?P<words>\d+)__(?P<space>.+)")
 
 
 def collection_name(space: str) -> str:
@@ -96,6 +101,45 @@ class _Connection:
             server_manager_instance.release_server(self.where)
 
 
+def outdated(names: Sequence[str], current: Sequence[str]) -> list[str]:
+    """PURE: those of the names that an earlier version made: all of the first one, and of later
+    ones those whose space has a collection of the `current` names."""
+    spaces = {found["space"]: found for name in current if (found := _OURS.fullmatch(name))}
+    return [name for name in names if _V1.fullmatch(name) or _older(name, spaces)]
+
+
+def _older(name: str, spaces: dict[str, re.Match[str]]) -> bool:
+    found = _OURS.fullmatch(name)
+    newer = spaces.get(found["space"]) if found else None
+    return bool(found and newer and _version(found) < _version(newer))
+
+
+def _version(found: re.Match[str]) -> tuple[int, int]:
+    return int(found["schema"]), int(found["words"])
+
+
+class _Collection:
+    """`store.Old` in Milvus."""
+
+    def __init__(self, connection: _Connection, name: str) -> None:
+        self._connection, self.name = connection, name
+
+    def pages(self) -> Iterator[list[dict[str, Any]]]:
+        client = self._connection.client
+        with self._connection.translated():
+            client.load_collection(self.name)
+            pages = client.query_iterator(
+                self.name, batch_size=_ROWS, filter='id != ""', output_fields=["*"]
+            )
+            while page := pages.next():
+                yield [dict(row) for row in page]
+            pages.close()
+
+    def drop(self) -> None:
+        with self._connection.writing, self._connection.translated():
+            self._connection.client.drop_collection(self.name)
+
+
 class MilvusStore:
     """VectorStore in Milvus. Owns a Lite file until `close`.
 
@@ -138,6 +182,13 @@ class MilvusStore:
             return self
         self._connection.users += 1
         return MilvusStore(self._where, "", space, self._connection)
+
+    def left_behind(self, spaces: Sequence[Space]) -> Sequence[Old]:
+        """See VectorStore."""
+        with self._translated():
+            there = [str(name) for name in self._connection.client.list_collections()]
+        current = [collection_name(space.name) for space in spaces]
+        return [_Collection(self._connection, name) for name in outdated(there, current)]
 
     def serve(self) -> None:
         """See VectorStore."""

@@ -26,6 +26,7 @@ from memory.embed import MINILM, Embedder, Space
 from memory.embedders import BUILT_IN, Pinned, described, opened
 from memory.feed import Bounds, Index
 from memory.filling import KEEPS_UP_S, SERVES_S, Filler
+from memory.legacy import take_over
 from memory.lexicon import Lexicon
 from memory.log import Log
 from memory.space_rows import SpaceRow, State
@@ -138,7 +139,17 @@ class Spaces:
                 await (self._take_away if row.state == "leaving" else self._take_up)(row)
             except MainspringError as error:
                 log.warning("memory space %s is left as it is: %s", row.space.name, error)
+        await self._take_over()
         return changed
+
+    async def _take_over(self) -> None:
+        lives = [live for live in (self._serving, self._other) if live is not None]
+        spaces, live = [live.space for live in lives], self.serving
+        try:
+            old = await asyncio.to_thread(self._root.left_behind, spaces)
+            await take_over(old, self._log, self._writer, live.space, live.embedder)
+        except MainspringError as error:
+            log.error("memory: what an earlier version left is still there: %s", error)
 
     async def _take_up(self, row: SpaceRow) -> None:
         other = await self._opened(row)

@@ -4,9 +4,9 @@ It is derived. The log (memory/log.py) holds what is remembered; the index holds
 dropped at any time, and is made anew from the log.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,18 @@ def checked(vectors: Vectors, count: int, dimension: int = DIMENSION) -> Vectors
     return rows
 
 
+class Old(Protocol):
+    """A collection of an earlier version."""
+
+    name: str
+
+    def pages(self) -> Iterator[list[dict[str, Any]]]:
+        """Its rows, whole, page by page."""
+
+    def drop(self) -> None:
+        """Remove it with its bytes."""
+
+
 class VectorStore(Protocol):
     """Rows, found by vector or by keywords within a Filter.
 
@@ -91,6 +103,9 @@ class VectorStore(Protocol):
 
     def serve(self) -> None:
         """Show who looks from outside that it is these rows that are searched."""
+
+    def left_behind(self, spaces: Sequence[Space]) -> Sequence[Old]:
+        """What earlier versions left in the place; `spaces` are those that are in use."""
 
     def discard(self) -> None:
         """Remove every row, its bytes, and what held them. Only `close` may follow."""

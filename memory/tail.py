@@ -11,7 +11,7 @@ import numpy as np
 
 from memory.embed import MINILM, Space, Vectors
 from memory.scope import Filter
-from memory.store import Keywords, Match, Row, checked
+from memory.store import Keywords, Match, Old, Row, checked
 
 
 class Tail:
@@ -96,6 +96,9 @@ class Tail:
 
     def serve(self) -> None:
         """Nobody looks at it from outside."""
+
+    def left_behind(self, spaces: Sequence[Space]) -> Sequence[Old]:
+        return ()
 
     def discard(self) -> None:
         self.drop()

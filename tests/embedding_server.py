@@ -1,14 +1,34 @@
 """An OpenAI-compatible embeddings endpoint on loopback, for tests: words hashed into a few numbers,
 and every way in which such an endpoint may go wrong."""
 
+import asyncio
 import math
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from aiohttp import web
 
 WIDE = 64
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """A server in a thread of its own; gives its URL."""
+    server, loop = EmbeddingServer(), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+    try:
+        yield server.url
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 class EmbeddingServer:
