@@ -15,7 +15,6 @@ from cluster.settings import load
 from memory.owner import Owner
 from memory.tail import Tail
 from serve.cli import app
-from serve.memory_asking import asked
 from tests.embedding_server import serving
 
 pytestmark = pytest.mark.enable_socket
@@ -38,7 +37,7 @@ def embedding_url() -> Iterator[str]:
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index in memory, made anew from the log by each command, where Milvus is not the matter."""
+    """An index in memory, filled from the log by each command: Milvus is not the matter."""
     monkeypatch.setattr("memory.service.opened_store", lambda section, folder, space: Tail(space))
 
 
@@ -123,19 +122,6 @@ def test_the_embedder_is_changed_from_the_command_line(
     assert back.startswith("minilm384")
     assert run(["memory", "space", "drop", name]).exit_code == 0
     assert len(json.loads(run(["memory", "space", "list", "--json"]).output)) == 1
-
-
-@pytest.mark.usefixtures("light")
-def test_long_work_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr("serve.memory_asking._POLL_S", 0.005)
-    run(["memory", "ingest", "infra/support/policies", "--kind", "policy"])
-    rows = asked(
-        load(None), "rebuild", work="rebuild", watched=lambda done, of: told.append((done, of))
-    )
-    assert rows > 0
-    assert told[-1][1] in {0, rows}
-    assert any(of == rows for _, of in told) or len(told) < 3
 
 
 def test_who_has_the_folder_open_is_named() -> None:

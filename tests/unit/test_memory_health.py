@@ -1,7 +1,8 @@
 """How a memory is measured: frozen probes, what must be 0, metrics."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.errors import Conflict, InvalidInput
 from cluster.settings import MemorySection
+from memory.embed import Vectors
 from memory.measuring import Answer, compared, judged, wilson
 from memory.probes import Probe, ProbeSet, made_from
 from memory.records import Query, Record
@@ -205,6 +207,31 @@ async def test_metrics_say_how_memory_stands(desk: Desk) -> None:
     assert told["newest_record_age_seconds", ""] == 60
     assert told["unflushed_rows", ""] == 0
     assert (await desk.memory.health("shop")).empty_rate == 0.5
+
+
+async def test_long_work_says_how_far_it_is_while_it_runs(desk: Desk, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.md").write_text(f"# Text {number}\n\nIt says something.\n")
+    embedding, calls, go_on = desk.words.embed, 0, asyncio.Event()
+
+    async def slow(texts: Sequence[str]) -> Vectors:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            await go_on.wait()
+        return await embedding(texts)
+
+    desk.words.embed = slow  # type: ignore[method-assign]
+    work = asyncio.create_task(desk.memory.ingest("shop", str(folder), "policy"))
+    async with asyncio.timeout(10):
+        while (told := await desk.memory.progress()) != {f"ingest {folder}": (1, 3)}:
+            assert told in ({}, {f"ingest {folder}": (0, 3)})
+            await asyncio.sleep(0.01)
+    go_on.set()
+    assert (await work).added == 3
+    assert await desk.memory.progress() == {}
 
 
 async def test_rows_that_wait_are_told_with_their_age(desk: Desk) -> None:
