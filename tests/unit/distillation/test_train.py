@@ -1,6 +1,8 @@
 """Training: repeatable, resumable, and clear about what it can't use."""
 
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from cluster.errors import DataError, InvalidInput, Unavailable
 from serve.distill.chats import Message, TracedChat
 from serve.distill.shapes import load
+from serve.distill.tokenizer import build_tokenizer
 from serve.distill.train import Options, Training
 
 
@@ -16,6 +19,14 @@ from serve.distill.train import Options, Training
 def one_thread() -> None:
     """Threads that wait for each other on cores that others use take a hundred times as long."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_tokenizer() -> Iterator[None]:
+    """Every training from scratch makes the same one, which takes longer than these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serve.distill.train.build_tokenizer", functools.cache(build_tokenizer))
+        yield
 
 
 def trained(out: Path, steps: int = 4, stop_after: int = 0, resume: bool = False) -> list[str]:
