@@ -5,13 +5,15 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 
+from agents.audit import Audit
 from agents.facts import Thresholds
-from agents.guarding import KEYS, guard, mint
+from agents.guarding import KEYS, audit, guard, mint
 from agents.host import Workflow, start_host
 from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
@@ -28,6 +30,24 @@ LIMIT_S: Final = 600.0
 _AT_ONCE: Final = 64
 
 MakeJournal = Callable[[], SqlJournal]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes an orchestrator's policy, its mint and its checkpoints."""
+
+    policy: Callable[[], Any]
+    mint: Callable[[], Any]
+    audit: Callable[[SqlJournal], Audit] | None = None
+
+
+def governed(folder: Path, section: AgentsSection) -> Rules:
+    """Those of a stack whose data lie in `folder`."""
+    return Rules(
+        functools.partial(Policy.load, infra_path("policy", section.policy)),
+        functools.partial(mint, folder, section.intent_s),
+        functools.partial(audit, folder),
+    )
 
 
 @contextmanager
@@ -49,7 +69,7 @@ def sql_journal(url: str, folder: Path) -> SqlJournal:
 def actors(
     make_journal: MakeJournal, connector: type, arguments: tuple[Any, ...],
     workflows: Callable[[], dict[str, Workflow]], section: AgentsSection, folder: Path,
-    clock: Clock | None = None,
+    clock: Clock | None = None, rules: Rules | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     """The first orchestrator's handle, with the others, hosts and a connector beside it; all of
     them restart by themselves. The keys of intents lie in `folder`."""
@@ -61,7 +81,7 @@ def actors(
         *(spawn(h) for h in names.hosts),
     ]
     owners = [
-        begin_orchestrator(name, make_journal, section, names, spawn, clock, number, folder)
+        begin_orchestrator(name, make_journal, section, names, spawn, clock, number, folder, rules)
         for number, name in enumerate(names.orchestrators)
     ]
     started += owners
@@ -81,14 +101,14 @@ def named(section: AgentsSection) -> Names:
 
 def begin_orchestrator(
     name: str, make_journal: MakeJournal, section: AgentsSection, names: Names, spawn: Any,
-    clock: Clock | None, number: int, folder: Path,
+    clock: Clock | None, number: int, folder: Path, rules: Rules | None = None,
 ) -> Any:  # fmt: skip
     """Orchestrator `number`, under this name."""
+    rules = rules or governed(folder, section)
     return _started(
         name, Orchestrator, make_journal,
-        functools.partial(Policy.load, infra_path("policy", section.policy)),
-        functools.partial(mint, folder, section.intent_s),
-        section, Thresholds(0.7, 0.5), names, spawn, clock, number,
+        rules.policy, rules.mint, section, Thresholds(0.7, 0.5), names, spawn, clock, number,
+        rules.audit,
     )  # fmt: skip
 
 

@@ -16,18 +16,18 @@ from agents import refusals
 from agents.guarded import Guarded
 from agents.guarding import KEYS
 from agents.intent_keys import Signing, Trusted, ensure, rotate
-from agents.intents import MAX_BYTES, Call, Guard, Mint
+from agents.intents import MAX_BYTES, Call, Guard
 from agents.refusals import Refusals
+from benchmarks.forgeries import KINDS, Office, forged
 from cluster.errors import DataError, IntentRefused, InvalidInput, NotFound
 from tests.fakes import FakeClock
-from tests.forgeries import KINDS, Office, forged
 
 CALL = Call("refund", "k" * 40, "T-001", {"order": "LO-48055", "amount_cents": 4200})
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Office:
-    return Office(tmp_path)
+    return Office(tmp_path, FakeClock())
 
 
 def _refused(office: Office, token: bytes, call: Call) -> str:
@@ -103,7 +103,7 @@ def test_what_is_no_token_is_refused(office: Office, token: bytes) -> None:
 def test_a_forged_or_stolen_token_is_refused_however_it_was_made(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
-    office = Office(tmp_path_factory.mktemp("office"))
+    office = Office(tmp_path_factory.mktemp("office"), FakeClock())
     token, call = forged(office, kind, data.draw)
     assert _refused(office, token, call) in KINDS[kind]
 
@@ -181,4 +181,3 @@ def _files(folder: Path) -> Iterator[Path]:
 def test_a_token_says_nothing_but_hashes_and_names(office: Office) -> None:
     token = office.mint.mint("run_1", "pay", CALL)
     assert b"LO-48055" not in token and len(token) < 600
-    assert isinstance(office.mint, Mint) and isinstance(office.clock, FakeClock)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from biscuit_auth import Biscuit, BlockBuilder
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ from agents.guarding import KEYS, REFUSED
 from agents.intent_keys import Signing, Trusted, ensure, rotate
 from agents.intents import Call, Guard, Mint
 from agents.refusals import Refusals
-from tests.fakes import FakeClock
+from cluster.ids import Clock
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -39,16 +39,22 @@ _CALLS: Final = st.builds(
 )
 
 
+class Steps(Clock, Protocol):
+    def step(self, seconds: float) -> None:
+        """Go on by so many seconds."""
+
+
 class Office:
     """An orchestrator's mint and a connector's guard, on the keys of one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Steps) -> None:
         self.folder, self.file = folder / KEYS, folder / REFUSED
         ensure(self.folder)
-        self.clock = FakeClock()
+        self.clock = clock
         self.refusals = Refusals(self.file, self.clock)
         self.mint = Mint(Signing(self.folder), self.clock, 30.0)
-        self.guard = Guard(Trusted(self.folder), self.clock, self.refusals.record)
+        self.trusted = Trusted(self.folder)
+        self.guard = Guard(self.trusted, self.clock, self.refusals.record)
 
 
 def forged(office: Office, kind: str, draw: Draw) -> tuple[bytes, Call]:
@@ -66,7 +72,7 @@ def forged(office: Office, kind: str, draw: Draw) -> tuple[bytes, Call]:
     elif kind == "rotated key":
         rotate(office.folder)
     elif kind == "another's key":
-        other = Office(office.folder.parent / "other")
+        other = Office(office.folder.parent / "other", office.clock)
         token = other.mint.mint(run, step, call)
     elif kind == "other run":
         call = replace(call, key=call.key[::-1] if call.key != call.key[::-1] else "f" * 40)
