@@ -28,8 +28,8 @@ from agents.policy import Decision, Policy, Request
 from agents.policy_cases import read, tried
 from benchmarks.actors import LIMIT_S, Rules, actors, governed, ray_started, sql_journal
 from benchmarks.durability import Ledger, workflows
-from benchmarks.forgeries import KINDS, Office, forged
 from benchmarks.report import Figure, write
+from benchmarks.token_forgeries import KINDS, Office, forged
 from cluster.errors import IntentRefused
 from cluster.session import actor
 from cluster.settings import AgentsSection, infra_path

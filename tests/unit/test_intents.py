@@ -18,7 +18,7 @@ from agents.guarding import KEYS
 from agents.intent_keys import Signing, Trusted, ensure, rotate
 from agents.intents import MAX_BYTES, Call, Guard
 from agents.refusals import Refusals
-from benchmarks.forgeries import KINDS, Office, forged
+from benchmarks.token_forgeries import KINDS, Office, forged
 from cluster.errors import DataError, IntentRefused, InvalidInput, NotFound
 from tests.fakes import FakeClock
 
