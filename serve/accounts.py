@@ -53,6 +53,7 @@ MIGRATIONS: Final = (
     CREATE INDEX usage_agent ON usage_rows (tenant, agent, at);
     CREATE INDEX usage_run ON usage_rows (run)
     """,
+    "ALTER TABLE usage_rows ADD COLUMN inter_token_s DOUBLE PRECISION NOT NULL DEFAULT 0",
 )
 _LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
 

@@ -65,5 +65,5 @@ class Bill:
             call.request_id, answer.model.id, answer.status, prompt, usage.completion_tokens,
             price(answer.model, prompt, usage.completion_tokens), usage.cached_tokens,
             usage.estimated, answer.sent - call.arrived, answer.first_byte - call.arrived,
-            answer.engine_s, self._route, self._reason,
+            answer.engine_s, self._route, self._reason, answer.inter_token_s,
         )  # fmt: skip

@@ -21,7 +21,7 @@ GROUPS: Final = {
 _COLUMNS: Final = (
     "request_id", "at", "day", "tenant", "key_id", "agent", "run", "workflow", "model", "status",
     "tokens_in", "tokens_out", "tokens_cached", "estimated", "gateway_s", "first_s", "engine_s",
-    "price_nano", "unbilled_nano", "route", "reason",
+    "inter_token_s", "price_nano", "unbilled_nano", "route", "reason",
 )  # fmt: skip
 _INSERT: Final = text(
     f"INSERT INTO usage_rows ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
@@ -34,9 +34,9 @@ _SUMS: Final = (
 
 @dataclass(frozen=True)
 class Used:
-    """What one request used. Seconds: in the gateway before the engine, to the first byte, and in
-    the engine. `cost_nano` is its price; `route` is what the client asked for, `reason` why it went
-    to `model`."""
+    """What one request used. Seconds: in the gateway before the engine, to the first byte, in the
+    engine, and between two tokens of a stream. `cost_nano` is its price; `route` is what the client
+    asked for, `reason` why it went to `model`."""
 
     request_id: str
     model: str
@@ -51,6 +51,7 @@ class Used:
     engine_s: float = 0.0
     route: str = ""
     reason: str = ""
+    inter_token_s: float = 0.0
 
 
 @dataclass(frozen=True)

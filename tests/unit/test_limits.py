@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -331,3 +332,14 @@ async def test_runs_and_agents_are_those_of_the_keys_tenant(tmp_path: Path) -> N
     assert [call[:2] for call in clerk.asked] == [
         ("list_runs", "house"), ("list_runs", "acme"), ("list_agents", "acme"),
     ]  # fmt: skip
+
+
+async def test_a_stream_has_its_times_in_the_ledger(bank: Bank, tmp_path: Path) -> None:
+    _, key = bank.key()
+    assert (await bank.ask(key, stream=True))[0] == 200
+    with sqlite3.connect(tmp_path / "accounts.db") as ledger:
+        query = "SELECT gateway_s, first_s, engine_s, inter_token_s FROM usage_rows"
+        ((gateway_s, first_s, engine_s, inter_token_s),) = ledger.execute(query)
+    ledger.close()
+    assert 0 < gateway_s < first_s <= gateway_s + engine_s
+    assert 0 < inter_token_s < engine_s
