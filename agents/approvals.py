@@ -50,7 +50,8 @@ _LISTED = text(
     " AND r.status IN ('waiting', 'paused'))) ORDER BY a.asked_at DESC, a.approval LIMIT :n"
 )
 _COUNTED = text(
-    "SELECT workflow, answer, count(*) FROM approvals WHERE tenant = :t GROUP BY 1, 2 ORDER BY 1, 2"
+    "SELECT workflow, answer, count(*) FROM approvals WHERE tenant = :t AND asked_at >= :since"
+    " GROUP BY 1, 2 ORDER BY 1, 2"
 )
 
 
@@ -114,11 +115,12 @@ class Approvals:
         with self._journal.connection() as connection:
             return [ApprovalRow(*row) for row in connection.execute(_LISTED, given)]
 
-    def counted(self, tenant: str) -> dict[str, dict[str, int]]:
-        """How many questions a tenant's workflows have asked, by answer."""
+    def counted(self, tenant: str, since: float = 0.0) -> dict[str, dict[str, int]]:
+        """How many questions a tenant's workflows have asked since then, by answer."""
         counts: dict[str, dict[str, int]] = {}
+        given = {"t": tenant, "since": since}
         with self._journal.connection() as connection:
-            for workflow, answer, count in connection.execute(_COUNTED, {"t": tenant}):
+            for workflow, answer, count in connection.execute(_COUNTED, given):
                 counts.setdefault(str(workflow), {})[str(answer)] = int(count)
         return counts
 

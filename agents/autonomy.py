@@ -18,6 +18,9 @@ from cluster.ids import Clock
 WORKFLOW: Final = "autonomy"
 HIGHEST: Final = 3
 EVERY: Final = "*"
+ENOUGH: Final = 20
+MAX_RAISED: Final = 0.05
+MIN_LOWERED: Final = 0.20
 _FRESH_S: Final = 3.0
 
 
@@ -42,13 +45,14 @@ def change(
     return run_id
 
 
-def changed_to(journal: Journal, tenant: str, workflow: str) -> int | None:
-    """The level that was last set; None when none ever was."""
+def changed_to(journal: Journal, tenant: str, workflow: str) -> tuple[int | None, float]:
+    """The level that was last set and when, in seconds since the epoch; None and 0 when none ever
+    was."""
     rows = journal.runs(tenant, "ended", _agent(workflow), limit=1)
     if not rows:
-        return None
+        return None, 0.0
     state = fold(rows[0].run_id, journal.read(rows[0].run_id))
-    return int(state.input["level"])
+    return int(state.input["level"]), state.started_at
 
 
 class Autonomy:
@@ -66,7 +70,7 @@ class Autonomy:
         now = self._clock.monotonic()
         at, level = self._known.get((tenant, workflow), (now - _FRESH_S, 0))
         if now - at >= _FRESH_S:
-            found = await self._commits.do(partial(changed_to, self._journal, tenant, workflow))
+            found, _ = await self._commits.do(partial(changed_to, self._journal, tenant, workflow))
             begin = self._begin.get(workflow, self._begin.get(EVERY, 0))
             level = begin if found is None else found
             self._known[tenant, workflow] = (now, level)
@@ -80,3 +84,19 @@ def _agent(workflow: str) -> str:
 def shown(level: int) -> str:
     """What a level means, for people."""
     return ("proposes", "asks before money", "goes by the policy", "has the larger caps")[level]
+
+
+def by_rate(level: int, counts: dict[str, int]) -> tuple[int, str]:
+    """The level that is right by what people answered (`counts` by answer), and why: one higher
+    where they overrode at most MAX_RAISED of at least ENOUGH questions, one lower where they
+    overrode at least MIN_LOWERED of them."""
+    overridden = counts.get("denied", 0) + counts.get("narrowed", 0)
+    answered = overridden + counts.get("approved", 0)
+    told = f"{overridden} of {answered} answers were overrides"
+    if answered < ENOUGH:
+        return level, f"{told}; {ENOUGH} are needed"
+    if overridden >= MIN_LOWERED * answered:
+        return max(0, level - 1), told
+    if overridden <= MAX_RAISED * answered:
+        return min(HIGHEST, level + 1), told
+    return level, told

@@ -75,19 +75,26 @@ def policy_autonomy(
     level: int | None = typer.Argument(None, help="0 proposes, to 3; left out: show it."),
     by: str = typer.Option("", help="Who says so."),
     why: str = typer.Option("", help="Why; kept in the journal."),
+    by_rate: bool = typer.Option(
+        False, "--by-rate", help="Raise or lower it by how often people overrode it since then."
+    ),
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
     """Show or change how far a workflow is trusted. A running stack follows within seconds."""
     settings = load(profile)
     owner = tenant or settings.tenant
-    with opened(settings) as journal:
-        if level is not None:
-            autonomy.change(journal, SystemClock(), owner, workflow, level, by, why)
-        set_to = autonomy.changed_to(journal, owner, workflow)
-        counts = Approvals(journal, SystemClock()).counted(owner).get(workflow, {})
     begin = settings.agents.autonomy
-    now = begin.get(workflow, begin.get(autonomy.EVERY, 0)) if set_to is None else set_to
+    with opened(settings) as journal:
+        set_to, since = autonomy.changed_to(journal, owner, workflow)
+        now = begin.get(workflow, begin.get(autonomy.EVERY, 0)) if set_to is None else set_to
+        counts = Approvals(journal, SystemClock()).counted(owner, since).get(workflow, {})
+        if by_rate:
+            level, why = autonomy.by_rate(now, counts)
+            console.print(why)
+        if level is not None and level != now:
+            autonomy.change(journal, SystemClock(), owner, workflow, level, by, why)
+            now = level
     told = ", ".join(f"{count} {answer}" for answer, count in counts.items()) or "none"
     console.print(f"{workflow}: level {now}, {autonomy.shown(now)}; questions: {told}")
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.approvals import Answer, ApprovalRow
-from agents.autonomy import change
+from agents.autonomy import by_rate, change
 from agents.events import ApprovalReminded, EffectStarted, RunOptions, StepDecided
 from agents.evidence import evidence
 from agents.host import Workflow
@@ -342,6 +342,25 @@ async def test_on_the_command_line_it_is_listed_narrowed_and_explained(
     assert "ask by rule refund-cap" in explained and f"rests on {row.id}" in explained
     assert "1 narrowed" in await told("policy", "autonomy", "support")
     assert "a step that was decided on" in await told("policy", "explain", row.run_id, "none")
+
+
+@pytest.mark.parametrize(
+    ("level", "counts", "right"),
+    [
+        (1, {}, 1),
+        (1, {"approved": 19}, 1),
+        (1, {"approved": 20, "open": 9}, 2),
+        (1, {"approved": 19, "narrowed": 1}, 2),
+        (1, {"approved": 18, "denied": 2}, 1),
+        (1, {"approved": 16, "denied": 2, "narrowed": 2}, 0),
+        (0, {"denied": 40}, 0),
+        (3, {"approved": 40}, 3),
+    ],
+)
+def test_a_level_follows_how_often_people_overrode(
+    level: int, counts: dict[str, int], right: int
+) -> None:
+    assert by_rate(level, counts)[0] == right
 
 
 @pytest.mark.parametrize("level", [-1, 4])
