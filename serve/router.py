@@ -4,6 +4,7 @@ A request is admitted before any work is done for it and let go when its last by
 its client has gone. Once a byte has reached the client nothing is retried.
 """
 
+import asyncio
 import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,6 +28,7 @@ from serve.wire import Failed, Hung, Reply, Wire
 log = logger("router")
 
 BEHIND: Final = 4 * MAX_PRIORITY
+GRACE_S: Final = 0.5
 MAX_ATTEMPTS: Final = 3  # replicas of one model; a request that kills engines must not visit all
 
 
@@ -106,6 +108,8 @@ class Router:
         if call.stream:
             answer.chunks = self._metered(answer, reply)
         answer.on_release.append(lambda answer: self._over(answer, replica, reply))
+        if call.stream:
+            _ends_in_time(answer, call.deadline - answer.first_byte)
         return answer
 
     async def _metered(self, answer: Answer, reply: Reply) -> AsyncIterator[bytes]:
@@ -177,6 +181,13 @@ class Router:
     def _leave(self, replica: Replica, call: Call) -> None:
         self._traffic.leave(replica, call)
         self._meter.in_work(replica.model, self._traffic.in_work(replica.model))
+
+
+def _ends_in_time(answer: Answer, left: float) -> None:
+    """Release a stream soon after its deadline, though its client reads nothing and so does not let
+    it come to its end."""
+    late = asyncio.get_running_loop().call_later(left + GRACE_S, answer.release, 504)
+    answer.on_release.append(lambda _: late.cancel())
 
 
 def _payload(model: ModelSection, call: Call) -> bytes:

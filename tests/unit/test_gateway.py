@@ -182,6 +182,20 @@ async def test_deadline_ends_an_answer(stack: Stack) -> None:
     assert stack.idle()
 
 
+async def test_deadline_holds_for_a_client_that_reads_nothing(stack: Stack) -> None:
+    async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"data: " + b"x" * 1_000_000 + b"\n\n")
+
+    stack.small.behave = behave
+    body = {**HELLO, "stream": True, "mainspring": {"deadline_ms": 500}}
+    async with stack.client.post(f"{stack.url}/v1/chat/completions", json=body) as response:
+        assert response.status == 200
+        await eventually(lambda: stack.small.gone == 1 and stack.idle())
+
+
 async def test_full_model_is_429_before_any_work(stack: Stack) -> None:
     free = asyncio.Event()
 
