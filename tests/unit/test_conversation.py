@@ -21,7 +21,7 @@ from cluster.settings import MemorySection
 from memory.records import Origin, Query, Record
 from memory.summaries import Policy
 from tests.memories import START, Desk, Shelf
-from tests.world import Crash, World, Worlds
+from tests.world import Crash, HostLost, World, Worlds
 
 pytestmark = pytest.mark.enable_socket
 
@@ -196,6 +196,26 @@ async def test_a_long_conversation_is_summed_up_while_answers_go_on(place: Place
     assert (
         'mainspring_summaries_total{orchestrator="orchestrator",outcome="compressed"} 1.0' in text
     )
+
+
+@pytest.mark.parametrize("fault", [Crash, HostLost])
+async def test_a_summary_is_made_once_although_its_maker_is_killed(
+    place: Place, fault: type[BaseException]
+) -> None:
+    """Killed when memory has the summary and the journal does not."""
+    await place.register()
+    for number in range(1, 9):
+        place.model.says = f"We will send order LO-4{number}00{number} by 3 December 2026."
+        place.world.faults["before orchestrator append phase_done summarise"] = [fault()]
+        await place.say(f"And what is with my order LO-4{number}00{number}, of which I asked?")
+    if fault is Crash:
+        await place.world.until(lambda: place.world.dead)
+        await place.world.stop()
+        place.world.start()
+        place.world.faults.clear()
+    (run,) = [r.run_id for r in place.world.journal.runs() if r.workflow == "compression"]
+    await place.world.ended(run)
+    assert len(await place.records(kind="summary")) == 1
 
 
 async def test_a_summary_stands_for_what_has_no_room_in_the_prompt(

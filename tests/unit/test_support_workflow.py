@@ -300,3 +300,30 @@ def test_of_a_past_ticket_the_answer_is_evidence_and_not_the_question() -> None:
     told = Record(tenant="shop", kind="policy", source="policy:a.md", text="Pay.", event_at=0.0)
     shown = [passage(Hit(record, 0.9, "near"))["text"] for record in (asked, told)]
     assert shown == ["Please try another card.", "Pay."]
+
+
+async def test_a_decided_ticket_is_remembered_once(status: Case) -> None:
+    good = status.chat.scripts["routine"]
+    status.chat.scripts["routine"] = [Unavailable("model", "away"), *good]
+    with pytest.raises(Unavailable):
+        await status.work()
+    assert status.memory.told == []
+    await status.ends()
+    (record,) = status.memory.told
+    assert (record.kind, record.tier, record.text) == (
+        "decision",
+        "session",
+        "order_status: replied",
+    )
+    assert (record.session, record.subject) == ("support/C", "C-1001")
+    assert "Weber" not in str(record) and "48213" not in str(record)
+
+
+async def test_a_ticket_is_decided_although_memory_is_away_in_the_end(
+    status: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> int:
+        raise Unavailable("memory", "starting")
+
+    monkeypatch.setattr(status.memory, "remember", away)
+    assert (await status.ends())[0] == "replied"
