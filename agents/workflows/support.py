@@ -7,24 +7,32 @@ A reply goes out only when intent, grounding and policy all pass.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from agents import plan as plans
 from agents.chat import Chat
 from agents.grounding import check
-from agents.lessons import LESSON, decision
-from agents.memories import Recaller, askable
+from agents.lessons import decision
+from agents.memories import Recaller
 from agents.money import cents
 from agents.references import References
 from agents.tools import WHOLE_TOTAL, Offer, support_offers
-from agents.turn import Acted, Turn
+from agents.turn import Turn
 from agents.workflows import prompts
-from agents.workflows.prompts import Evidence
+from agents.workflows.cases import (
+    KINDS,
+    Case,
+    evidence_for,
+    keep,
+    passage,
+    result_of,
+    trouble_of,
+    why,
+)
 from cluster.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from cluster.settings import SupportSection
 from cluster.telemetry import logger
-from memory.records import Hit, Query
 
 SHOP: Final = "Lumen & Oak"
 OUT_OF_SCOPE: Final = "out_of_scope"
@@ -32,9 +40,6 @@ _PLAN_ATTEMPTS: Final = 2
 _DRAFT_ATTEMPTS: Final = 3
 _PLAN_TOKENS: Final = 160
 _DRAFT_TOKENS: Final = 220
-KINDS: Final = ("policy", LESSON)
-"""What is evidence: policies, and past tickets whose answers people stand by."""
-
 log = logger("support")
 
 
@@ -56,34 +61,15 @@ class Parts:
     model_timeout_s: float
 
 
-@dataclass
-class _Case:
-    """What one turn has gathered so far."""
-
-    ticket: str
-    customer: str
-    intent: dict[str, Any]
-    references: References
-    results: list[tuple[str, str]] = field(default_factory=list)
-    passages: list[dict[str, Any]] = field(default_factory=list)
-    plan: str = ""
-    usage: list[dict[str, Any]] = field(default_factory=list)
-
-    def evidence(self) -> list[Evidence]:
-        """Step results first, then what memory recalled."""
-        pairs = [*self.results, *((p["source"], p["text"]) for p in self.passages)]
-        return [Evidence(f"E{i}", source, text) for i, (source, text) in enumerate(pairs, 1)]
-
-
 async def work(turn: Turn, parts: Parts) -> None:
     """Bring `turn`'s ticket to its end."""
     read = await turn.act("read", "read_ticket", {})
     if read.receipt is None:
-        return await _escalate(turn, parts, None, "ticket unreadable", _why(read))
+        return await _escalate(turn, parts, None, "ticket unreadable", why(read))
     references = References()
     text = references.rewrite(str(read.receipt["text"]))
     intent = await turn.phase("intent", lambda: parts.classifier.classify(text))
-    case = _Case(text, str(read.receipt["customer"]), intent, references)
+    case = Case(text, str(read.receipt["customer"]), intent, references)
     if doubt := _doubt(intent, parts.section):
         return await _escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
@@ -113,7 +99,7 @@ def _doubt(intent: dict[str, Any], section: SupportSection) -> tuple[str, str] |
     return None
 
 
-async def _recall(turn: Turn, parts: Parts, case: _Case) -> list[dict[str, Any]]:
+async def _recall(turn: Turn, parts: Parts, case: Case) -> list[dict[str, Any]]:
     async def recall() -> dict[str, Any]:
         asked = evidence_for(turn, case.ticket, KINDS, parts.section.evidence)
         return {"passages": [passage(hit) for hit in await parts.memory.recall(asked)]}
@@ -123,28 +109,7 @@ async def _recall(turn: Turn, parts: Parts, case: _Case) -> list[dict[str, Any]]
     return [{**p, "text": case.references.rewrite(p["text"])} for p in found["passages"]]
 
 
-def evidence_for(turn: Turn, text: str, kinds: tuple[str, ...], k: int) -> Query:
-    """The question for what bears on a ticket. A ticket is long and in many a language: weak
-    evidence is better for a plan than none."""
-    return Query(
-        turn.run.tenant, askable(text) or "-", k, kinds, min_relevance=0.0, tiers=("long_term",)
-    )
-
-
-def passage(hit: Hit) -> dict[str, Any]:
-    """A recalled record as a phase's result holds it. Of a past ticket it is the answer that is
-    evidence; what another customer asked only shows that the answer bears on this one."""
-    record = hit.record
-    return {
-        "id": record.id, "source": record.source, "kind": record.kind,
-        "text": record.meta.get("answer", record.text),
-        "event_at": record.event_at, "score": round(hit.score, 4), "reason": hit.reason,
-    }  # fmt: skip
-
-
-async def _plan(
-    turn: Turn, parts: Parts, case: _Case, offers: Sequence[Offer]
-) -> plans.Plan | None:
+async def _plan(turn: Turn, parts: Parts, case: Case, offers: Sequence[Offer]) -> plans.Plan | None:
     messages = prompts.plan_messages(
         ticket=case.ticket,
         intent=case.intent["intent"],
@@ -182,7 +147,7 @@ def _history(turn: Turn) -> str:
     return "; ".join(f"{t.intent} {t.decision}" for t in last)
 
 
-async def _do(turn: Turn, case: _Case, index: int, step: plans.Step) -> tuple[str, str] | None:
+async def _do(turn: Turn, case: Case, index: int, step: plans.Step) -> tuple[str, str] | None:
     """Do one step; what went wrong as (reason, detail), or None."""
     args: dict[str, Any] = {}
     if "order" in step.args:
@@ -197,19 +162,19 @@ async def _do(turn: Turn, case: _Case, index: int, step: plans.Step) -> tuple[st
         args["amount_cents"] = amount
     acted = await turn.act(f"{index}:{step.tool}", step.tool, args)
     if acted.receipt is None:
-        return _trouble(step.tool, acted)
-    _keep(case, acted.receipt)
+        return trouble_of(step.tool, acted)
+    keep(case, acted.receipt)
     return None
 
 
 async def _ensure_order(
-    turn: Turn, case: _Case, index: int, order: str
+    turn: Turn, case: Case, index: int, order: str
 ) -> dict[str, Any] | tuple[str, str]:
     """The order's receipt, looked up first when the plan did not: a refund needs its facts."""
     acted = await turn.act(f"{index}:order-of-refund", "lookup_order", {"order": order})
     if acted.receipt is None:
-        return _trouble("lookup_order", acted)
-    _keep(case, acted.receipt)
+        return trouble_of("lookup_order", acted)
+    keep(case, acted.receipt)
     return acted.receipt
 
 
@@ -219,20 +184,7 @@ def _cents(references: References, amount: str, order: dict[str, Any]) -> int | 
     return cents(references.value(amount) or "")
 
 
-def _keep(case: _Case, receipt: dict[str, Any]) -> None:
-    kind = receipt["kind"]
-    if kind == "order":
-        text = prompts.order_text(receipt)
-    elif kind == "account":
-        text = prompts.account_text(receipt)
-    else:
-        text = prompts.refund_text(receipt)
-    pair = (kind, case.references.rewrite(text))
-    if pair not in case.results:
-        case.results.append(pair)
-
-
-async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
+async def _reply(turn: Turn, parts: Parts, case: Case) -> None:
     evidence = case.evidence()
     messages = prompts.draft_messages(
         ticket=case.ticket, intent=case.intent["intent"], evidence=evidence
@@ -266,17 +218,17 @@ async def _reply(turn: Turn, parts: Parts, case: _Case) -> None:
     text = case.references.render(prompts.without_citations(draft["text"]))
     acted = await turn.act("reply", "reply", {"text": text})
     if acted.receipt is None:
-        detail = "; ".join(grounding["findings"][:3]) or _why(acted)
-        return await _escalate(turn, parts, case, "reply withheld", f"{_why(acted)} ({detail})")
+        detail = "; ".join(grounding["findings"][:3]) or why(acted)
+        return await _escalate(turn, parts, case, "reply withheld", f"{why(acted)} ({detail})")
     cited = set(grounding["cited"])
     sources = [e.source for e in evidence if e.id in cited]
-    result = _result(turn, case) | {"reply": text, "cited": sources}
+    result = result_of(case) | {"reply": text, "cited": sources}
     await _remember(turn, parts, case, "replied", acted.decision.reason)
     await turn.end("replied", acted.decision.reason, result)
     return None
 
 
-async def _remember(turn: Turn, parts: Parts, case: _Case, ended: str, reason: str) -> None:
+async def _remember(turn: Turn, parts: Parts, case: Case, ended: str, reason: str) -> None:
     """Keep how the ticket was decided, once however often it is done. It is decided all the same
     when memory is away; the journal has it."""
     record = decision(turn.run, case.customer, case.intent["intent"], ended, reason)
@@ -286,7 +238,7 @@ async def _remember(turn: Turn, parts: Parts, case: _Case, ended: str, reason: s
         log.warning("run %s is not remembered: %s", turn.run.run_id, error)
 
 
-async def _escalate(turn: Turn, parts: Parts, case: _Case | None, reason: str, detail: str) -> None:
+async def _escalate(turn: Turn, parts: Parts, case: Case | None, reason: str, detail: str) -> None:
     summary = f"{reason}: {detail}"
     if case is not None:
         found = "\n".join(f"{e.id} {e.source}: {e.text}" for e in case.evidence())
@@ -296,33 +248,8 @@ async def _escalate(turn: Turn, parts: Parts, case: _Case | None, reason: str, d
         )
     handed = await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
     if handed.receipt is None:
-        detail = f"{detail}; the hand-over was refused too: {_why(handed)}"
-        return await turn.end("failed", f"{reason}: {detail}", _result(turn, case))
+        detail = f"{detail}; the hand-over was refused too: {why(handed)}"
+        return await turn.end("failed", f"{reason}: {detail}", result_of(case))
     if case is not None:
         await _remember(turn, parts, case, "escalated", reason)
-    return await turn.end("escalated", f"{reason}: {detail}", _result(turn, case))
-
-
-def _result(turn: Turn, case: _Case | None) -> dict[str, Any]:
-    if case is None:
-        return {"intent": None, "confidence": 0.0, "evidence": [], "usage": [], "plan": ""}
-    evidence = [kind for kind, _ in case.results] + [p["source"] for p in case.passages]
-    return {
-        "intent": case.intent["intent"], "confidence": case.intent["confidence"],
-        "out_of_scope": case.intent["out_of_scope"], "evidence": evidence,
-        "usage": case.usage, "plan": case.plan,
-    }  # fmt: skip
-
-
-def _trouble(tool: str, acted: Acted) -> tuple[str, str]:
-    if acted.refusal is not None and acted.refusal[0] == "not_found":
-        return "not found", f"{tool}: {acted.refusal[1]}"
-    if acted.decision.answer == "ask":
-        return f"{tool} needs a person", _why(acted)
-    return f"{tool} refused", _why(acted)
-
-
-def _why(acted: Acted) -> str:
-    if acted.refusal is not None:
-        return acted.refusal[1]
-    return f"{acted.decision.reason} [{acted.decision.rule}]"
+    return await turn.end("escalated", f"{reason}: {detail}", result_of(case))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from agents.state import AgentState, Turn
-from agents.workflows.support import Parts, passage, work
+from agents.workflows.cases import passage
+from agents.workflows.support import Parts, work
 from cluster.errors import Unavailable
 from memory.records import Hit, Record
 from tests.fakes import (

@@ -1,0 +1,95 @@
+"""PURE: a ticket under work: what was gathered of it, what may be evidence, and how it is told."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agents.lessons import LESSON
+from agents.memories import askable
+from agents.references import References
+from agents.turn import Acted, Turn
+from agents.workflows import prompts
+from agents.workflows.prompts import Evidence
+from memory.records import Hit, Query
+
+KINDS: Final = ("policy", LESSON)
+"""What is evidence: policies, and past tickets whose answers people stand by."""
+
+
+@dataclass
+class Case:
+    """What one turn has gathered so far."""
+
+    ticket: str
+    customer: str
+    intent: dict[str, Any]
+    references: References
+    results: list[tuple[str, str]] = field(default_factory=list)
+    passages: list[dict[str, Any]] = field(default_factory=list)
+    plan: str = ""
+    usage: list[dict[str, Any]] = field(default_factory=list)
+
+    def evidence(self) -> list[Evidence]:
+        """Step results first, then what memory recalled."""
+        pairs = [*self.results, *((p["source"], p["text"]) for p in self.passages)]
+        return [Evidence(f"E{i}", source, text) for i, (source, text) in enumerate(pairs, 1)]
+
+
+def evidence_for(turn: Turn, text: str, kinds: tuple[str, ...], k: int) -> Query:
+    """The question for what bears on a ticket. A ticket is long and in many a language: weak
+    evidence is better for a plan than none."""
+    return Query(
+        turn.run.tenant, askable(text) or "-", k, kinds, min_relevance=0.0, tiers=("long_term",)
+    )
+
+
+def passage(hit: Hit) -> dict[str, Any]:
+    """A recalled record as a phase's result holds it. Of a past ticket it is the answer that is
+    evidence; what another customer asked only shows that the answer bears on this one."""
+    record = hit.record
+    return {
+        "id": record.id, "source": record.source, "kind": record.kind,
+        "text": record.meta.get("answer", record.text),
+        "event_at": record.event_at, "score": round(hit.score, 4), "reason": hit.reason,
+    }  # fmt: skip
+
+
+def keep(case: Case, receipt: dict[str, Any]) -> None:
+    """Make what a step has found evidence, once."""
+    kind = receipt["kind"]
+    if kind == "order":
+        text = prompts.order_text(receipt)
+    elif kind == "account":
+        text = prompts.account_text(receipt)
+    else:
+        text = prompts.refund_text(receipt)
+    pair = (kind, case.references.rewrite(text))
+    if pair not in case.results:
+        case.results.append(pair)
+
+
+def result_of(case: Case | None) -> dict[str, Any]:
+    """What the run's result says of the case."""
+    if case is None:
+        return {"intent": None, "confidence": 0.0, "evidence": [], "usage": [], "plan": ""}
+    evidence = [kind for kind, _ in case.results] + [p["source"] for p in case.passages]
+    return {
+        "intent": case.intent["intent"], "confidence": case.intent["confidence"],
+        "out_of_scope": case.intent["out_of_scope"], "evidence": evidence,
+        "usage": case.usage, "plan": case.plan,
+    }  # fmt: skip
+
+
+def trouble_of(tool: str, acted: Acted) -> tuple[str, str]:
+    """Why a step was not done, as (reason, detail)."""
+    if acted.refusal is not None and acted.refusal[0] == "not_found":
+        return "not found", f"{tool}: {acted.refusal[1]}"
+    if acted.decision.answer == "ask":
+        return f"{tool} needs a person", why(acted)
+    return f"{tool} refused", why(acted)
+
+
+def why(acted: Acted) -> str:
+    """The sentence of who refused."""
+    if acted.refusal is not None:
+        return acted.refusal[1]
+    return f"{acted.decision.reason} [{acted.decision.rule}]"
