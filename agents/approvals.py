@@ -49,6 +49,10 @@ _LISTED = text(
     " WHERE a.tenant = :t AND (:all = 1 OR (a.answer = 'open' AND a.expires_at > :now"
     " AND r.status IN ('waiting', 'paused'))) ORDER BY a.asked_at DESC, a.approval LIMIT :n"
 )
+_WAITING = text(
+    "SELECT count(*) FROM approvals a JOIN runs r ON r.run_id = a.run_id WHERE a.answer = 'open'"
+    " AND a.expires_at > :now AND r.status IN ('waiting', 'paused')"
+)
 _COUNTED = text(
     "SELECT workflow, answer, count(*) FROM approvals WHERE tenant = :t AND asked_at >= :since"
     " GROUP BY 1, 2 ORDER BY 1, 2"
@@ -114,6 +118,12 @@ class Approvals:
         given = {"t": tenant, "all": int(everything), "now": now, "n": limit}
         with self._journal.connection() as connection:
             return [ApprovalRow(*row) for row in connection.execute(_LISTED, given)]
+
+    def waiting(self) -> int:
+        """How many questions of all tenants wait for a person."""
+        with self._journal.connection() as connection:
+            found = connection.execute(_WAITING, {"now": self._clock.now()})
+            return int(found.scalar_one())
 
     def counted(self, tenant: str, since: float = 0.0) -> dict[str, dict[str, int]]:
         """How many questions a tenant's workflows have asked since then, by answer."""

@@ -87,19 +87,21 @@ class Metrics:
         return list(self.registry.collect())
 
 
-def as_text(told: Sequence[Sequence[Metric]], runs: Mapping[str, int]) -> bytes:
-    """What several orchestrators counted, and how many runs stand in each status, in Prometheus'
-    text format."""
+def as_text(told: Sequence[Sequence[Metric]], runs: Mapping[str, int], approvals: int) -> bytes:
+    """What several orchestrators counted, how many runs stand in each status, and how many
+    questions wait for a person, in Prometheus' text format."""
     in_all = GaugeMetricFamily("mainspring_runs", "Runs in the journal", labels=["status"])
     for status in get_args(Status):
         in_all.add_metric([status], runs.get(status, 0))
+    asked = GaugeMetricFamily("mainspring_approvals_waiting", "Questions that wait for a person")
+    asked.add_metric([], approvals)
     families: dict[str, Metric] = {}
     for metric in (m for metrics in told for m in metrics):
         families.setdefault(
             metric.name, Metric(metric.name, metric.documentation, metric.type)
         ).samples.extend(metric.samples)
     registry = CollectorRegistry()
-    registry.register(_Collected([in_all, *families.values()]))
+    registry.register(_Collected([in_all, asked, *families.values()]))
     return generate_latest(registry)
 
 

@@ -347,7 +347,8 @@ class Orchestrator(AgentOffice):
         told = await asyncio.gather(*asked, return_exceptions=True)
         counts = await self._runs.commits.do(self._journal.counts)
         families = [t for t in told if not isinstance(t, BaseException)]
-        return as_text([*families, await self.own_metrics()], counts)
+        approvals = await self._runs.commits.do(self._approvals.waiting)
+        return as_text([*families, await self.own_metrics()], counts, approvals)
 
     async def own_metrics(self) -> list[Metric]:
         """What this orchestrator has counted."""

@@ -6,7 +6,8 @@ from cluster.ids import Clock, Ids
 from cluster.settings import AccountsSection
 from serve.accounts import Accounts
 from serve.admission import Admission
-from serve.budget_table import BudgetTable
+from serve.budget_table import Budget, BudgetTable
+from serve.budgets import EVERY, Balance, Caller
 from serve.keys import Keyring
 from serve.ledger import Ledger
 from serve.reservations import Reservations
@@ -22,6 +23,21 @@ class Books:
         self.reservations = Reservations(accounts, clock, section.lease_margin_s)
         self.admission = Admission(accounts, clock, ids, section.lease_margin_s)
         self.ledger = Ledger(accounts)
+
+    def standing(self, tenant: str | None = None) -> list[tuple[Budget, Balance]]:
+        """Every budget that is of somebody in particular, as it stands; of all tenants, or one."""
+        found = []
+        for budget in self.budgets.all(tenant):
+            if budget.subject == EVERY:
+                continue
+            of: dict[str, str] = {"tenant": budget.tenant, "key": ""}
+            caller = Caller(**{**of, budget.kind: budget.subject})
+            found += [
+                (budget, balance)
+                for balance in self.reservations.balances(caller)
+                if (balance.kind, balance.period) == (budget.kind, budget.period)
+            ]
+        return found
 
     async def close(self) -> None:
         """Once everybody who left is settled."""

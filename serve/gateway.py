@@ -12,6 +12,7 @@ from cluster.ids import Clock, Ids, SystemClock, SystemIds
 from cluster.settings import GatewaySection
 from serve.admission import Admission
 from serve.books import Books
+from serve.budget_metrics import BudgetMetrics
 from serve.calls import Engines
 from serve.catalog import Catalog
 from serve.door import Door
@@ -61,6 +62,8 @@ def build_app(
     admission = Admission(None, clock, ids) if books is None else books.admission
     timeout_s = section.request_timeout_s
     tellers = (*(() if office is None else (office,)), *tellers)
+    if books is not None:
+        tellers = (*tellers, BudgetMetrics(books))
     routers = [
         OpenAIRoutes(catalog, engines, meter, clock, timeout_s, embed, admission).routes(),
         *([] if books is None else [UsageRoutes(books.ledger).routes()]),

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.errors import MainspringError
 from serve.books import Books
-from serve.budgets import EVERY, Caller, usd_of
+from serve.budgets import usd_of
 from serve.directory import Online, Replica
 
 ASK_S: Final = 5.0
@@ -80,7 +80,10 @@ def look(
     if text is not None:
         found.runs, found.turns_waiting = _counted(text.decode())
     found.approvals = len(told(names[0], "approvals", tenant) or [])
-    found.budgets = _budgets(books, tenant)
+    found.budgets = [
+        Spent(b.kind, b.subject, b.period, usd_of(now.limit), usd_of(now.spent))
+        for b, now in books.standing(tenant)
+    ]
     return found
 
 
@@ -120,24 +123,6 @@ def _counted(text: str) -> tuple[dict[str, int], int]:
             if sample.name == "mainspring_turns_waiting":
                 waiting += int(sample.value)
     return runs, waiting
-
-
-def _budgets(books: Books, tenant: str) -> list[Spent]:
-    found = []
-    for budget in books.budgets.all(tenant):
-        if budget.subject == EVERY:
-            continue  # of nobody in particular
-        caller = Caller(tenant, **_subject(budget.kind, budget.subject))
-        for balance in books.reservations.balances(caller):
-            if (balance.kind, balance.period) == (budget.kind, budget.period):
-                limit, spent = usd_of(balance.limit), usd_of(balance.spent)
-                found.append(Spent(budget.kind, budget.subject, budget.period, limit, spent))
-    return found
-
-
-def _subject(kind: str, subject: str) -> Mapping[str, str]:
-    named = {"key": "key", "agent": "agent", "run": "run"}
-    return {"key": "", **({named[kind]: subject} if kind in named else {})}
 
 
 def _batches(state: Mapping[str, Any]) -> str:

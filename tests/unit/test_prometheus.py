@@ -1,0 +1,70 @@
+"""The rules say what Prometheus makes of them, and ask for metrics that there are."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agents.metrics import Metrics as RunMetrics
+from agents.metrics import as_text
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import AccountsSection, infra_path, load
+from memory.metrics import Metrics as MemoryMetrics
+from serve.books import Books
+from serve.budget_metrics import BudgetMetrics
+from serve.budget_table import Budget
+from serve.budgets import NANO
+from serve.catalog import Catalog
+from serve.metering import Meter
+
+RULES = infra_path("prometheus", "rules.yaml")
+_NAME = re.compile(r"\bmainspring_[a-z_]+")
+_SUFFIX = re.compile(r"_(?:bucket|count|sum|total)$")
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> set[str]:
+    """The names of all metrics that the gateway's address shows."""
+    books = Books(AccountsSection(), tmp_path, SystemClock(), SystemIds())
+    books.budgets.put(Budget("t", "tenant", "t", "day", NANO))
+    texts = (
+        Meter(Catalog(load("local").models)).text(),
+        as_text([RunMetrics("orchestrator").collect({})], {}, 0),
+        generate_latest(MemoryMetrics().registry),
+        BudgetMetrics(books).text(),
+    )
+    books.shut()
+    return {f.name for t in texts for f in text_string_to_metric_families(t.decode())}
+
+
+def test_rules_ask_for_metrics_that_there_are(known: set[str]) -> None:
+    asked = {_SUFFIX.sub("", name) for name in _NAME.findall(RULES.read_text("utf-8"))}
+    assert len(asked) > 10
+    assert asked <= known
+
+
+def test_every_alert_says_what_to_do_and_every_record_is_used_or_shown() -> None:
+    groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert len(alerts) > 10
+    for alert in alerts:
+        assert alert["labels"]["severity"] in {"page", "ticket"}, alert
+        assert set(alert["annotations"]) == {"summary", "todo"}, alert
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "rules", "rules.yaml"), ("test", "rules", "rules_test.yaml"),
+              ("check", "config", "--syntax-only", "prometheus.yaml")],
+)  # fmt: skip
+def test_promtool_agrees(words: tuple[str, ...]) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
+    done = subprocess.run(
+        ["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
