@@ -29,6 +29,7 @@ log = logger("router")
 
 BEHIND: Final = 4 * MAX_PRIORITY
 GRACE_S: Final = 0.5
+UNEVEN: Final = 8  # a difference of this part of an engine's places is worth a warm prefix
 MAX_ATTEMPTS: Final = 3  # replicas of one model; a request that kills engines must not visit all
 
 
@@ -81,7 +82,7 @@ class Router:
         candidates = self._of(model)
         if candidates:
             self._traffic.require_room(model, candidates, call)
-        for replica in self._ranked(candidates, call.affinity)[:MAX_ATTEMPTS]:
+        for replica in self._ranked(model, candidates, call.affinity)[:MAX_ATTEMPTS]:
             if not self._circuits.may(replica.id):
                 continue  # another request, sent meanwhile, found it failing
             try:
@@ -163,13 +164,18 @@ class Router:
         may = self._circuits.may
         return [r for r in self._replicas() if r.model == model.id and may(r.id)]
 
-    def _ranked(self, candidates: list[Replica], affinity: str) -> list[Replica]:
-        """Least loaded first; among equals the one that this conversation always hashes to, whose
-        prefix cache knows it."""
+    def _ranked(
+        self, model: ModelSection, candidates: list[Replica], affinity: str
+    ) -> list[Replica]:
+        """The one that this conversation always hashes to first, whose prefix cache knows it, as
+        long as it has hardly more to do than the least loaded one; then by load."""
+        hardly_more = model.max_num_seqs // UNEVEN
+        least = min(map(self._traffic.at, candidates), default=0)
 
         def rank(replica: Replica) -> tuple[int, bytes]:
             key = f"{affinity}\0{replica.id}".encode()
-            return self._traffic.at(replica), hashlib.blake2b(key, digest_size=8).digest()
+            over = max(0, self._traffic.at(replica) - least - hardly_more)
+            return over, hashlib.blake2b(key, digest_size=8).digest()
 
         return sorted(candidates, key=rank)
 

@@ -249,6 +249,24 @@ async def test_conversation_stays_on_one_of_equal_replicas(stack: Stack) -> None
         assert min(len(stack.small.seen), len(twin.seen)) > 2
 
 
+async def test_conversation_keeps_its_replica_until_that_has_much_more_to_do() -> None:
+    async with serving(GatewaySection(), room=32) as stack, running(FakeEngine("small")) as twin:
+        urls = {"r1": stack.small.url, "r3": twin.url}
+
+        async def asked(busy: dict[str, int]) -> str:
+            stack.replicas[:] = [
+                Replica(r, "small", u, running=busy.get(r, 0)) for r, u in urls.items()
+            ]
+            before = len(stack.small.seen)
+            await stack.chat(mainspring={"session": "anna"})
+            return "r1" if len(stack.small.seen) > before else "r3"
+
+        own = await asked({})
+        assert await asked({own: 4}) == own
+        assert await asked({own: 5}) != own
+        assert await asked({own: 20, ("r3" if own == "r1" else "r1"): 17}) == own
+
+
 async def test_busier_replica_is_left_alone(stack: Stack) -> None:
     async with running(FakeEngine("small")) as twin:
         stack.replicas[:] = [
