@@ -14,147 +14,21 @@ Money is in integer cents, times are seconds since the epoch (UTC), days are ISO
 """
 
 import json
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
-from agents.helpdesk_schema import SCHEMA
-from agents.pii import Vault
+from agents.desk_file import DeskFile, Row, money, vault_of
 from agents.references import references_in
-from cluster.errors import Conflict, DataError, InvalidInput, NotFound
-from cluster.ids import Clock
+from cluster.errors import Conflict, InvalidInput, NotFound
 
-Row = dict[str, Any]
 Receipt = dict[str, Any]
 
 REFUND_DAYS: Final = 5
 """Working days until a refund arrives."""
-MAX_BODY_CHARS: Final = 20_000
-_MONTHS: Final = (
-    "January February March April May June July August September October November December".split()
-)
-_DAYS: Final = ("ordered", "shipped", "expected", "delivered")
 
 
-class HelpDesk:
-    """One file, one connection, one lock: safe to share between threads of one process."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on"):
-            self._db.execute(f"pragma {pragma}")
-        self._db.executescript(SCHEMA)
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    # --- what stands on the desk
-
-    def seed(self, folder: Path) -> None:
-        """Load `desk.json` (customers and orders); what is there already stays as it is.
-
-        Raises DataError when the file is missing or not what it should be.
-        """
-        file = folder / "desk.json"
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            customers = [[c[key] for key in _CUSTOMER_KEYS] for c in data["customers"]]
-            filled = [{**_ORDER_DEFAULTS, **o} for o in data["orders"]]
-            orders = [[o[key] for key in _ORDER_KEYS] for o in filled]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(str(file), f"not a desk's seed ({error!r})") from None
-        try:
-            with self._transaction():
-                self._insert_all("customers", _CUSTOMER_KEYS, customers)
-                self._insert_all("orders", _ORDER_KEYS, orders)
-        except sqlite3.IntegrityError as error:
-            raise DataError(str(file), str(error)) from None
-
-    def open_ticket(self, id: str, customer: str, subject: str, body: str, received: str) -> Row:
-        """Put a ticket on the desk. The same ticket again changes nothing and is "repeated".
-
-        Raises NotFound for an unknown customer, Conflict when the id holds another ticket.
-        """
-        if not body.strip() or len(subject) + len(body) > MAX_BODY_CHARS:
-            raise InvalidInput("body", body, f"1 to {MAX_BODY_CHARS} characters with the subject")
-        ticket = (id, customer, subject, body, received)
-        with self._transaction():
-            self._row("customers", "customer", customer)
-            found = self._db.execute("select * from tickets where id = ?", (id,)).fetchone()
-            if found is None:
-                self._db.execute("insert into tickets values (?,?,?,?,?,'open')", ticket)
-            elif tuple(found)[:5] != ticket:
-                raise Conflict(f"ticket {id}", "this id holds another ticket")
-        return {"id": id, "customer": customer, "repeated": found is not None}
-
-    # --- reading
-
-    def read_ticket(self, id: str) -> Row:
-        """The redacted view: id, customer, text, received, status, and `earlier`: the customer's
-        last three tickets before this one, newest first, each with id and status.
-
-        Raises NotFound.
-        """
-        with self._lock:
-            ticket = self._row("tickets", "ticket", id)
-            account = self._row("customers", "customer", ticket["customer"])
-            earlier = self._db.execute(
-                "select id, status from tickets where customer = ? and"
-                " (received, id) < (?, ?) order by received desc, id desc limit 3",
-                (ticket["customer"], ticket["received"], id),
-            ).fetchall()
-        view = {key: ticket[key] for key in ("id", "customer", "received", "status")}
-        return {**view, "text": _vault(ticket, account)[1], "earlier": [dict(e) for e in earlier]}
-
-    def redact(self, id: str, text: str) -> str:
-        """`text` without the personal data of this ticket's customer. Raises NotFound."""
-        with self._lock:
-            ticket = self._row("tickets", "ticket", id)
-            account = self._row("customers", "customer", ticket["customer"])
-        return _vault(ticket, account)[0].redact(text, account)
-
-    def customer_of(self, ticket: str) -> str:
-        """Whose ticket it is. Raises NotFound."""
-        with self._lock:
-            return str(self._row("tickets", "ticket", ticket)["customer"])
-
-    def account(self, customer: str) -> Row:
-        """For `prompts.account_text`: name (a placeholder), since, orders (newest first)."""
-        with self._lock:
-            found = self._row("customers", "customer", customer)
-            orders = self._db.execute(
-                "select id from orders where customer = ? order by ordered desc, id", (customer,)
-            ).fetchall()
-        ids = [o["id"] for o in orders]
-        return {"name": "[NAME_1]", "since": day(found["since"]), "orders": ids}
-
-    def order(self, customer: str, order_id: str) -> Row:
-        """For `prompts.order_text`, with values as text, and total_cents, refunded_cents.
-
-        Raises NotFound when there is no such order or it is another customer's: the error is the
-        same, so nobody learns which ids exist.
-        """
-        wanted = order_id.strip().upper()
-        with self._lock:
-            found = self._own_order(customer, wanted)
-        if found is None:
-            raise NotFound("order", wanted)
-        order: Row = {"id": found["id"], "status": found["status"], "item": found["item"]}
-        order["total"] = money(found["total_cents"], found["currency"])
-        order |= {key: day(found[key]) for key in _DAYS if found[key]}
-        if found["tracking"]:
-            order["tracking"] = found["tracking"]
-        if found["refunded_cents"]:
-            order["refunded"] = money(found["refunded_cents"], found["currency"])
-        return order | {k: found[k] for k in ("total_cents", "refunded_cents", "currency")}
+class HelpDesk(DeskFile):
+    """What is done at the desk; safe to share between threads of one process."""
 
     # --- effects, each done once for its key
 
@@ -164,7 +38,7 @@ class HelpDesk:
 
         def act(row: Row) -> Receipt:
             account = self._row("customers", "customer", row["customer"])
-            rendered = _vault(row, account)[0].render(text)
+            rendered = vault_of(row, account)[0].render(text)
             if not rendered.strip() or (left := references_in(rendered)):
                 shown = sorted(left) if rendered.strip() else text
                 raise InvalidInput("text", shown, "words, and references of this ticket only")
@@ -275,8 +149,6 @@ class HelpDesk:
             money_out = self._number("select coalesce(sum(amount_cents), 0) from refunds")
         return {**rows, "refunded_cents": money_out}
 
-    # --- inside
-
     def _once(
         self, key: str, kind: str, ticket: str, payload: Row, act: Callable[[Row], Receipt]
     ) -> Receipt:
@@ -301,63 +173,5 @@ class HelpDesk:
             self._db.execute("update effects set receipt = ? where key = ?", (stored, key))
         return receipt
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
-
-    def _row(self, table: str, kind: str, id: str) -> Row:
-        found = self._db.execute(f"select * from {table} where id = ?", (id,)).fetchone()
-        if found is None:
-            raise NotFound(kind, id)
-        return dict(found)
-
-    def _own_order(self, customer: str, order_id: str) -> Row | None:
-        found = self._db.execute(
-            "select * from orders where id = ? and customer = ?", (order_id, customer)
-        ).fetchone()
-        return None if found is None else dict(found)
-
     def _set_status(self, ticket: str, status: str) -> None:
         self._db.execute("update tickets set status = ? where id = ?", (status, ticket))
-
-    def _insert_all(self, table: str, keys: tuple[str, ...], rows: list[list[Any]]) -> None:
-        marks = ",".join("?" * len(keys))
-        self._db.executemany(
-            f"insert into {table}({','.join(keys)}) values ({marks}) on conflict(id) do nothing",
-            rows,
-        )
-
-    def _number(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
-
-
-_CUSTOMER_KEYS: Final = ("id", "name", "email", "phone", "address", "since")
-_ORDER_KEYS: Final = (
-    *("id", "customer", "item", "total_cents", "currency", "status"),
-    *(*_DAYS, "tracking", "refunded_cents"),
-)
-_ORDER_DEFAULTS: Final = {**dict.fromkeys((*_DAYS, "tracking")), "refunded_cents": 0}
-
-
-def money(cents: int, currency: str) -> str:
-    """1234, "EUR" -> "12.34 EUR"."""
-    return f"{cents // 100}.{cents % 100:02d} {currency}"
-
-
-def day(iso: str) -> str:
-    """ "2026-05-12" -> "12 May 2026", whatever the locale."""
-    year, month, number = iso.split("-")
-    return f"{int(number)} {_MONTHS[int(month) - 1]} {year}"
-
-
-def _vault(ticket: Row, account: Row) -> tuple[Vault, str]:
-    """The vault of a ticket and its redacted text; the same every time."""
-    vault = Vault()
-    return vault, vault.redact(f"{ticket['subject']}\n{ticket['body']}".strip(), account)

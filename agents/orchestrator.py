@@ -1,10 +1,11 @@
 """The orchestrator: owns the journal, decides every step, does allowed ones once.
 
 It sequences, and nothing else: `effects.py` does a step once, `driver.py` works turns,
-`recovery.py` sees who goes on when, `endings.py` ends what does not end by itself, `control.py` is
-what people do to runs, `schedules.py` begins runs by the clock. A run belongs to the last epoch
-that claimed it; writes under an older one are refused. A new life queues what is open; nothing runs
-by being recovered alone. Several orchestrators share the runs by agent (`owners.py`).
+`recovery.py` sees who goes on when, `endings.py` ends what does not end by itself, `schedules.py`
+begins runs by the clock; `people_office.py` and `agent_office.py` are what people and callers ask
+for. A run belongs to the last epoch that claimed it; writes under an older one are refused. A new
+life queues what is open; nothing runs by being recovered alone. Several orchestrators share the
+runs by agent (`owners.py`).
 """
 
 import asyncio
@@ -18,10 +19,8 @@ import ray
 from prometheus_client.core import Metric
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from agents import control
 from agents.agent_office import AgentOffice
-from agents.approvals import Answer as Said
-from agents.approvals import ApprovalRow, Approvals, Asking
+from agents.approvals import Approvals, Asking
 from agents.audit import Audit, Seals
 from agents.autonomy import Autonomy
 from agents.batching import Answer, Call, answered
@@ -36,6 +35,7 @@ from agents.links import Address, Link, Listener, performed
 from agents.meters import Meters
 from agents.metrics import METRICS_S, Metrics, as_text
 from agents.owners import NAME, TIMEOUT_S, Owners
+from agents.people_office import PeopleOffice
 from agents.placement import Placement, Spawn, no_spawn
 from agents.policy import Decision, Policy, Request
 from agents.recovery import Recovery
@@ -73,7 +73,7 @@ class Names:
     orchestrators: tuple[str, ...] = (NAME,)
 
 
-class Orchestrator(AgentOffice):
+class Orchestrator(PeopleOffice, AgentOffice):
     """A named actor, `number` of those in `names`; see the module for its rules."""
 
     def __init__(
@@ -218,30 +218,6 @@ class Orchestrator(AgentOffice):
         """The number of events in a run's hash chain; DataError where it is broken."""
         return await self._runs.commits.do(self._journal.verify, run_id)
 
-    async def signal(self, run_id: str, name: str, value: dict[str, Any], by: str) -> None:
-        """See `agents.control.signal`."""
-        await self._control(control.signal, run_id, name, value, by)
-
-    async def pause(self, run_id: str, by: str, reason: str = "") -> None:
-        """See `agents.control.pause`."""
-        await self._control(control.pause, run_id, by, reason)
-
-    async def resume(self, run_id: str, by: str) -> None:
-        """See `agents.control.resume`."""
-        await self._control(control.resume, run_id, by)
-
-    async def cancel(self, run_id: str, by: str, reason: str = "", undo: bool = False) -> None:
-        """See `agents.control.cancel`."""
-        await self._control(control.cancel, run_id, by, reason, undo)
-
-    async def retry(self, run_id: str, by: str) -> str:
-        """See `agents.control.retry`."""
-        return str(await self._control(control.retry, run_id, by))
-
-    async def fork(self, run_id: str, after: int, key: str, agent: str | None = None) -> str:
-        """See `agents.control.fork`."""
-        return str(await self._control(control.fork, run_id, after, key, agent))
-
     async def look_again(self, run_id: str) -> None:
         """Take up a run that was changed in the journal by somebody else. NotFound when there is
         no such run."""
@@ -285,24 +261,6 @@ class Orchestrator(AgentOffice):
             raise
         finally:
             self._metrics.step(tool, outcome, self._clock.monotonic() - began)
-
-    # --- what people answer
-
-    async def approvals(
-        self, tenant: str, everything: bool = False, limit: int = 100
-    ) -> list[ApprovalRow]:
-        """See `agents.approvals.Approvals.listed`."""
-        return await self._runs.commits.do(self._approvals.listed, tenant, everything, limit)
-
-    async def approval(self, tenant: str, id: str) -> tuple[ApprovalRow, RunState]:
-        """A question and its run; NotFound when there is none."""
-        return await self._runs.commits.do(self._approvals.found, id, tenant)
-
-    async def answer_approval(self, tenant: str, id: str, said: Said) -> ApprovalRow:
-        """See `agents.approvals.Approvals.answer`."""
-        row = await self._runs.commits.do(self._approvals.answer, id, said, tenant)
-        await self.look_again(row.run_id)
-        return row
 
     async def begin_wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
         """See `agents.turn.Office`."""

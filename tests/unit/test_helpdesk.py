@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents.helpdesk import HelpDesk, day, money
+from agents.desk_file import day, money
+from agents.helpdesk import HelpDesk
 from agents.workflows import prompts
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 
