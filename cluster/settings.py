@@ -61,6 +61,13 @@ class GatewaySection(Section):
     max_ongoing_requests: int = Field(256, ge=1)
     max_body_bytes: int = Field(4_000_000, ge=1_000)
     request_timeout_s: float = Field(120.0, gt=0, description="total deadline of one request")
+    cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory of a replica for answers to repeated deterministic requests; 0: off",
+    )
+    cache_entries: int = Field(1_000, ge=1)
+    cache_ttl_s: float = Field(300.0, gt=0)
 
     @property
     def is_loopback(self) -> bool:

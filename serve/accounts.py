@@ -54,6 +54,13 @@ MIGRATIONS: Final = (
     CREATE INDEX usage_run ON usage_rows (run)
     """,
     "ALTER TABLE usage_rows ADD COLUMN inter_token_s DOUBLE PRECISION NOT NULL DEFAULT 0",
+    """
+    CREATE TABLE opinions (
+        tenant TEXT NOT NULL, request_id TEXT NOT NULL, key_id TEXT NOT NULL, model TEXT NOT NULL,
+        verdict TEXT, score DOUBLE PRECISION, at DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (tenant, request_id));
+    CREATE INDEX usage_request ON usage_rows (request_id)
+    """,
 )
 _LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
 

@@ -47,6 +47,8 @@ class Bill:
             raise Unavailable("the ledger", "the answer is not paid for yet and is withheld", 2.0)
         if charged is not None and charged < used.cost_nano:
             raise Unpaid
+        for tell in answer.on_paid:
+            tell(answer)
         return used.cost_nano
 
     def _begun(self, used: Used) -> asyncio.Task[int | None] | None:
@@ -61,9 +63,11 @@ class Bill:
         if usage.estimated and not prompt:
             # The engine counts the prompt in its last event only, which a broken stream lacks.
             prompt = -(-call.body_bytes // BYTES_A_TOKEN)
+        again = answer.cache == "hit"
+        cost = 0 if again else price(answer.model, prompt, usage.completion_tokens)
         return Used(
             call.request_id, answer.model.id, answer.status, prompt, usage.completion_tokens,
-            price(answer.model, prompt, usage.completion_tokens), usage.cached_tokens,
+            cost, prompt if again else usage.cached_tokens,
             usage.estimated, answer.sent - call.arrived, answer.first_byte - call.arrived,
             answer.engine_s, self._route, self._reason, answer.inter_token_s,
         )  # fmt: skip

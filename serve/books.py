@@ -10,6 +10,7 @@ from serve.budget_table import Budget, BudgetTable
 from serve.budgets import EVERY, Balance, Caller
 from serve.keys import Keyring
 from serve.ledger import Ledger
+from serve.opinions import Opinions
 from serve.reservations import Reservations
 
 
@@ -23,6 +24,7 @@ class Books:
         self.reservations = Reservations(accounts, clock, section.lease_margin_s)
         self.admission = Admission(accounts, clock, ids, section.lease_margin_s)
         self.ledger = Ledger(accounts)
+        self.opinions = Opinions(accounts, clock)
 
     def standing(self, tenant: str | None = None) -> list[tuple[Budget, Balance]]:
         """Every budget that is of somebody in particular, as it stands; of all tenants, or one."""

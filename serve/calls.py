@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import aiohttp
 
@@ -20,7 +20,8 @@ CHAT_PATH: Final = "/v1/chat/completions"
 class Call:
     """One request under way to `path` of an engine. `deadline` and `arrived` are readings of the
     monotonic clock. `batch` is work that nobody waits for; of two calls of one class the engine
-    takes the one with the lower `priority` first. `meter` makes the reader of a stream."""
+    takes the one with the lower `priority` first. `meter` makes the reader of a stream. `tenant` is
+    who asks, `cache_control` the request's header."""
 
     payload: dict[str, Any]
     request_id: str
@@ -34,6 +35,8 @@ class Call:
     batch: bool = False
     priority: int = 0
     meter: Callable[[ModelSection, bool], Metering] = StreamMeter
+    tenant: str = ""
+    cache_control: str = ""
 
     @property
     def seconds(self) -> float:
@@ -46,8 +49,9 @@ class Answer:
     """An accepted answer: `body`, or for a stream `chunks`, whole events at a time.
 
     Whoever receives it must `stream` it to its end or `release` it. `on_release` is called once, in
-    order, when it is over; by then `status`, `usage` and the times say what became of it. Times are
-    readings of the monotonic clock, `_s` are seconds.
+    order, when it is over; by then `status`, `usage` and the times say what became of it. `on_paid`
+    is called once it is charged for, too. Times are readings of the monotonic clock, `_s` are
+    seconds. `cache` says whether it was made before, where it could have been.
     """
 
     model: ModelSection
@@ -57,6 +61,8 @@ class Answer:
     body: bytes = b""
     chunks: AsyncIterator[bytes] | None = None
     on_release: list[Callable[["Answer"], None]] = field(default_factory=list)
+    on_paid: list[Callable[["Answer"], None]] = field(default_factory=list)
+    cache: Literal["", "hit", "miss"] = ""
     first_byte: float = 0.0
     status: int = 0
     usage: Usage = field(default_factory=Usage)

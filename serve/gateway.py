@@ -22,6 +22,7 @@ from serve.metering import Meter
 from serve.problems import install
 from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
+from serve.routes.feedback import FeedbackRoutes
 from serve.routes.mcp import PATH as MCP
 from serve.routes.mcp import McpEndpoint
 from serve.routes.openai import Embed, OpenAIRoutes
@@ -66,7 +67,7 @@ def build_app(
         tellers = (*tellers, BudgetMetrics(books))
     routers = [
         OpenAIRoutes(catalog, engines, meter, clock, timeout_s, embed, admission).routes(),
-        *([] if books is None else [UsageRoutes(books.ledger).routes()]),
+        *([] if books is None else _books(books)),
         *([] if office is None else _agents(office, clock, ids, timeout_s)),
         *(more() for more in extra_routes),
         OperationsRoutes(Readiness(catalog, engines, clock), meter, tellers).routes(),
@@ -81,6 +82,10 @@ def build_app(
         app.include_router(router)
     app.add_route(MCP, McpEndpoint(app, section.is_loopback), methods=["POST"])  # type: ignore[arg-type]
     return app
+
+
+def _books(books: Books) -> list[APIRouter]:
+    return [UsageRoutes(books.ledger).routes(), FeedbackRoutes(books.opinions).routes()]
 
 
 def _agents(office: Office, clock: Clock, ids: Ids, timeout_s: float) -> list[APIRouter]:

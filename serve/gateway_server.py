@@ -14,6 +14,7 @@ from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection, ModelSection
 from cluster.telemetry import logger
 from serve.books import Books
+from serve.cache import with_cache
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.metering import Meter
@@ -72,7 +73,7 @@ class Gateway:
         return build_app(
             self._section,
             catalog,
-            self._router,
+            with_cache(self._section, self._router, clock),
             meter,
             embed=None if around.encoder is None else _encoder(*around.encoder),
             office=around.office,

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from cluster.ids import SystemClock
 from cluster.settings import GatewaySection, ModelSection
+from serve.cache import with_cache
 from serve.catalog import Catalog
 from serve.directory import Replica
 from serve.gateway import build_app
@@ -146,7 +147,8 @@ async def serving(section: GatewaySection, room: int = 4, **options: Any) -> Asy
         catalog = Catalog((_model("big", "planner", room), _model("small", "routine", room)))
         meter = Meter(catalog)
         router = Router(catalog, lambda: replicas, meter, SystemClock(), SECRET)
-        app = build_app(section, catalog, router, meter, **options)
+        engines = with_cache(section, router, SystemClock())
+        app = build_app(section, catalog, engines, meter, **options)
         config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none")
         server = Listener(config)
         task = asyncio.create_task(server.serve())

@@ -16,7 +16,7 @@ from cluster.ids import Clock
 from serve.admission import Admission
 from serve.bill import Bill
 from serve.budgets import Worst, usd_of, worst_case
-from serve.callers import caller_of, principal_of, request_id_of
+from serve.callers import caller_of, principal_of, request_id_of, tenant_of
 from serve.calls import Answer, Call, Engines
 from serve.catalog import EMBEDDING_MODEL, Catalog, model_card
 from serve.ledger import Used
@@ -173,6 +173,8 @@ class OpenAIRoutes:
             body_bytes=body_bytes,
             batch=options.work == "batch",
             priority=request.priority or 0,
+            tenant=tenant_of(http),
+            cache_control=http.headers.get("cache-control", ""),
         )
 
     def _refuse_too_long(self, request: ChatRequest) -> None:
@@ -184,7 +186,9 @@ class OpenAIRoutes:
 
     def _headers(self, chosen: Route, answer: Answer) -> dict[str, str]:
         call, now = answer.call, self._clock.monotonic()
+        cache = {"x-mainspring-cache": answer.cache} if answer.cache else {}
         return {
+            **cache,
             "x-mainspring-model": answer.model.id,
             "x-mainspring-route": chosen.reason,
             "x-mainspring-gateway-ms": f"{(answer.sent - call.arrived) * 1000:.1f}",

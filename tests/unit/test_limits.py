@@ -343,3 +343,31 @@ async def test_a_stream_has_its_times_in_the_ledger(bank: Bank, tmp_path: Path) 
     ledger.close()
     assert 0 < gateway_s < first_s <= gateway_s + engine_s
     assert 0 < inter_token_s < engine_s
+
+
+async def test_feedback_is_kept_once_for_a_request_of_ones_own_tenant(bank: Bank) -> None:
+    _, mine = bank.key(scopes=("models", "admin"))
+    _, other = bank.key(tenant="other", scopes=("models",))
+    request_id = (await bank.ask(mine))[2]["x-request-id"]
+
+    async def say(key: str, **said: Any) -> tuple[int, Any]:
+        url, headers = f"{bank.stack.url}/v1/feedback", {"authorization": f"Bearer {key}"}
+        body = {"request_id": request_id, **said}
+        async with bank.stack.client.post(url, json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    for _ in range(2):
+        status, body = await say(mine, verdict="accepted", score=0.9)
+        assert (status, body["model"], body["verdict"]) == (200, "small", "accepted")
+    assert (await say(mine, verdict="rejected"))[0] == 200
+    for key, said in ((other, {}), (mine, {"request_id": "req_unknown"})):
+        assert (await say(key, verdict="accepted", **said))[0] == 404
+    for wrong in ({}, {"verdict": "fine"}, {"score": 2.0}, {"verdict": "accepted", "text": "x"}):
+        status, body = await say(mine, **wrong)
+        assert (status, body["error"]["code"]) == (400, "invalid_value")
+    status, listed = await bank.get("/v1/feedback", mine)
+    (row,) = listed["data"]
+    assert status == 200
+    assert (row["request_id"], row["verdict"], row["score"]) == (request_id, "rejected", None)
+    assert (row["tokens_in"], row["route"]) == (1000, "small")
+    assert (await bank.get("/v1/feedback", other))[0] == 403
