@@ -11,6 +11,7 @@ from cluster.ids import Clock
 from memory.feed import Progress
 from memory.health import Health, Standing, examine
 from memory.lexicon import Lexicon
+from memory.live import SpaceState
 from memory.log import Log
 from memory.measuring import Comparison, asked, compared
 from memory.metrics import Metrics
@@ -18,7 +19,7 @@ from memory.probes import MOST, ProbeSet, made_from, read_file
 from memory.progress import Progresses
 from memory.records import Record
 from memory.searching import Searcher
-from memory.spaces import Spaces, SpaceState
+from memory.spaces import Spaces
 
 PROBES: Final = 200
 """How many of the tenant's records a set of probes asks for unless told otherwise."""

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from memory import recall as ranking
+from memory.live import Live
 from memory.probes import Probe, ProbeSet
 from memory.records import Query
 from memory.scope import Filter
 from memory.searching import Searcher
-from memory.spaces import Live
 
 K: Final = 5
 _RESAMPLED: Final = 2_000

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from memory import recall as ranking
 from memory.lexicon import Lexicon
+from memory.live import Live
 from memory.log import Log
 from memory.records import Found, Query
 from memory.scope import Filter
-from memory.spaces import Live
 from memory.store import Match
 
 

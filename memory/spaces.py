@@ -15,19 +15,19 @@ from the log, one that was being taken away is taken away.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from cluster.errors import Conflict, MainspringError, NotFound, Unavailable
 from cluster.ids import Clock
 from cluster.settings import MemorySection
 from cluster.telemetry import logger
-from memory.embed import MINILM, Embedder, Space
-from memory.embedders import BUILT_IN, Pinned, described, opened
+from memory.embed import MINILM, Embedder
+from memory.embedders import BUILT_IN, described, opened
 from memory.feed import Bounds, Index
 from memory.filling import KEEPS_UP_S, SERVES_S, Filler
 from memory.legacy import take_over
 from memory.lexicon import Lexicon
+from memory.live import Live, SpaceState
 from memory.log import Log
 from memory.space_rows import SpaceRow, State
 from memory.store import VectorStore
@@ -39,51 +39,6 @@ _NEARLY: Final = 64  # records without a vector that a switch embeds while write
 _ROUNDS: Final = 100
 _BACK_WITHIN_S: Final = 5.0
 _LEAVES_WITHIN_S: Final = 60.0
-
-
-@dataclass(eq=False)
-class Live:
-    """A space in use: what makes its vectors, the index that holds them, what fills it; and how
-    many questions are being answered from it."""
-
-    row: SpaceRow
-    embedder: Embedder
-    index: Index
-    filler: Filler
-    asked: int = field(default=0)
-
-    @property
-    def space(self) -> Space:
-        return self.row.space
-
-    async def stop(self) -> None:
-        """Compute no more."""
-        await self.filler.stop()
-        if isinstance(self.embedder, Pinned):
-            await self.embedder.close()
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceState:
-    """A space to look at: of `records`, `vectors` have one in it, `waiting` of those are not in
-    the index yet; `refused` texts its embedder does not take. `trouble` is why it does not get
-    on."""
-
-    name: str
-    embedder: str
-    dimension: int
-    state: State
-    since: float
-    records: int
-    vectors: int
-    waiting: int
-    refused: int
-    trouble: str
-
-    @property
-    def complete(self) -> bool:
-        """Whether every record has its vector."""
-        return self.vectors >= self.records
 
 
 class Spaces:

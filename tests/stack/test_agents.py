@@ -123,6 +123,8 @@ def test_metrics_hold_those_of_the_runs(demo: Demo) -> None:
     text = httpx.get(f"{demo.url}/metrics", timeout=30).text
     assert 'mainspring_runs{status="ended"}' in text
     assert "mainspring_step_seconds_bucket" in text
+    assert 'mainspring_memory_records{tier="long_term"}' in text
+    assert 'mainspring_memory_leaks_total{what="expired"} 0.0' in text
 
 
 def orchestrators() -> list[int]:

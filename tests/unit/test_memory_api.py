@@ -59,6 +59,7 @@ def gateway(desk: Desk, books: Books | None = None) -> httpx.AsyncClient:
         tenant="shop",
         books=books,
         extra_routes=(partial(memory_routes, DeskOffice(desk), desk.clock),),
+        tellers=(DeskOffice(desk),),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
@@ -153,6 +154,9 @@ async def test_an_export_and_the_health_are_there(client: httpx.AsyncClient, des
     health = (await client.get("/v1/memory/health")).json()
     leaks = health["leaked_tenant"] + health["leaked_expired"]
     assert (health["good"], health["records"], leaks) == (True, 1, 0)
+    metrics = (await client.get("/metrics")).text
+    assert 'mainspring_memory_records{tier="session"} 1.0' in metrics
+    assert 'mainspring_memory_leaks_total{what="tenant"} 0.0' in metrics
 
 
 async def test_what_is_held_stays_and_the_receipt_says_by_whom(client: httpx.AsyncClient) -> None:

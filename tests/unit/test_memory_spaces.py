@@ -22,8 +22,8 @@ from cluster.settings import EmbedderSection, MemorySection
 from memory.embed import DIMENSION, SPACE
 from memory.embedders import described
 from memory.endpoint import Endpoint
+from memory.live import SpaceState
 from memory.records import Query, Record
-from memory.spaces import SpaceState
 from tests.embedding_server import WIDE, EmbeddingServer
 from tests.memories import Desk, Shelf, Words
 
