@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from cluster.errors import Conflict, InvalidInput
 from cluster.ids import Clock
+from cluster.telemetry import logger
 from memory.feed import Progress
 from memory.health import Health, Standing, examine
 from memory.lexicon import Lexicon
@@ -21,9 +22,12 @@ from memory.records import Record
 from memory.searching import Searcher
 from memory.spaces import Spaces
 
+log = logger("memory")
+
 PROBES: Final = 200
 """How many of the tenant's records a set of probes asks for unless told otherwise."""
 _PAGE: Final = 500
+_CONDITIONS: Final = ("duplicates", "junk", "stale", "expired", "orphans", "drift")
 
 
 class Care:
@@ -145,7 +149,16 @@ class Care:
         )
         measured = await asyncio.to_thread(self._measured, tenant, live.space.name)
         now = self._clock.now()
-        return await asyncio.to_thread(examine, self._log, tenant, now, standing, measured)
+        found = await asyncio.to_thread(examine, self._log, tenant, now, standing, measured)
+        self._metrics.condition(tenant, {what: getattr(found, what) for what in _CONDITIONS})
+        return found
+
+    async def look_over(self) -> None:
+        """Check the health of every tenant's memory, for the metrics."""
+        for tenant in await asyncio.to_thread(self._log.tenants):
+            found = await self.health(tenant)
+            if not found.good:
+                log.error("memory of %s: what must never be: %s", tenant, found)
 
     async def metrics(self) -> bytes:
         """What memory counts, in Prometheus' text format."""

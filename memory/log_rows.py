@@ -267,6 +267,12 @@ class LogRows:
             rows = connection.execute(_TIERS).all()
         return {row.tier: int(row.total) for row in rows}
 
+    def tenants(self) -> list[str]:
+        """Whoever has records."""
+        statement = "SELECT DISTINCT tenant FROM memory_records ORDER BY tenant"
+        with self._database.reading() as connection:
+            return [row.tenant for row in connection.execute(text(statement))]
+
     def newest(self) -> float | None:
         """When something was last remembered, None when there is nothing."""
         with self._database.reading() as connection:

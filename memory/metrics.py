@@ -42,6 +42,11 @@ class Metrics:
                 ("flush_lag_seconds", "How long the oldest of them has waited", []),
                 ("newest_record_age_seconds", "Since something was remembered", []),
                 ("space_records", "Records with a vector in the space", ["space", "state"]),
+                (
+                    "condition_records",
+                    "At the last health check",
+                    ["tenant", "what"],
+                ),
                 ("hit_rate", "On the frozen probes, when last measured", ["tenant", "space"]),
             )
         }
@@ -83,6 +88,11 @@ class Metrics:
     def empty_rate(self) -> float:
         """The share of them that got nothing."""
         return round(self._asked["empty"] / self.recalls, 4) if self.recalls else 0.0
+
+    def condition(self, tenant: str, counts: Mapping[str, float]) -> None:
+        """What a health check of a tenant's memory counted."""
+        for what, count in counts.items():
+            self._standing["condition_records"].labels(tenant, what).set(count)
 
     def stands(self, name: str, values: Mapping[tuple[str, ...], float]) -> None:
         """Say how a gauge stands, by its labels' values."""

@@ -353,6 +353,8 @@ class Memory(Care):
             due = self._clock.monotonic() - begun >= self._section.purge_seconds
             try:
                 await self.sweep(purge=due)
+                if due:
+                    await self.look_over()
             except (MainspringError, TimeoutError) as error:
                 log.warning("memory: the sweep failed and is tried again: %s", error)
             begun = self._clock.monotonic() if due else begun

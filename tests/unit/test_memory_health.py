@@ -209,6 +209,20 @@ async def test_metrics_say_how_memory_stands(desk: Desk) -> None:
     assert (await desk.memory.health("shop")).empty_rate == 0.5
 
 
+async def test_the_condition_of_every_tenants_memory_is_a_metric(desk: Desk) -> None:
+    twice = [said("twice the same words"), said("Twice  the same words", session="s2")]
+    await desk.memory.remember(
+        [*notes(2), *twice, said("hm"), said("quite another", tenant="other")]
+    )
+    await desk.memory.look_over()
+    told = samples(await desk.memory.metrics())
+    counted = {what: told["condition_records", f"shop,{what}"] for what in ("junk", "duplicates")}
+    assert counted == {"junk": 1, "duplicates": 1}
+    assert told["condition_records", "shop,stale"] == 2
+    assert told["condition_records", "other,orphans"] == 0
+    assert told["condition_records", "other,drift"] == 0
+
+
 async def test_long_work_says_how_far_it_is_while_it_runs(desk: Desk, tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
