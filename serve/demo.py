@@ -13,6 +13,7 @@ import json
 import math
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,12 +171,16 @@ async def offer(stack: Any, queue: Queue, rows: Sequence[dict[str, Any]]) -> Any
     """Ask a person about one refund that the queue had handed over: its ticket is worked again, and
     this time the step waits. The open approval, or None when no refund was handed over or the run
     came to something else."""
-    over = [row for row in rows if row["reason"].startswith("refund needs a person")]
-    if not over:
+    over = {row["id"] for row in rows if row["reason"].startswith("refund needs a person")}
+    # Of a customer who has asked for nothing else, so that what is given back is this alone.
+    asked_for = Counter(t["customer"] for t in queue.tickets)
+    alone = [t for t in queue.tickets if t["id"] in over and asked_for[t["customer"]] == 1]
+    if not alone:
         return None
-    ticket = next(t for t in queue.tickets if t["id"] == over[0]["id"])
+    ticket = alone[0]
     given = {"ticket": ticket["id"], "head": queue.head}
-    agent, key = f"{queue.workflow}/{ticket['customer']}", f"{queue.name}:{ticket['id']}:asked"
+    agent = f"{queue.workflow}/{ticket['customer']}/asked"
+    key = f"{queue.name}:{ticket['id']}:asked"
     run = await stack.orchestrator.submit.remote(
         queue.tenant, key, queue.workflow, agent, given, RunOptions(asks="wait")
     )

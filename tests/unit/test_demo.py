@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from serve.demo import (
     clear_unless_unfinished,
     fill,
     finished,
+    offer,
     own_settings,
     percentile,
     shipped_queue,
@@ -254,3 +256,24 @@ def test_a_percentile_is_one_of_the_values(
     values: list[float], share: float, expected: float
 ) -> None:
     assert percentile(values, share) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "customers", "asked"),
+    [
+        ("refund needs a person: over the cap", ("C-1", "C-2"), True),
+        ("refund needs a person: over the cap", ("C-1", "C-1"), False),
+        ("no plan: nothing fits", ("C-1", "C-2"), False),
+    ],
+)
+async def test_a_person_is_asked_about_a_refund_of_who_asked_for_nothing_else(
+    reason: str, customers: tuple[str, str], asked: bool
+) -> None:
+    stack, backstage = _stack()
+    waits = SimpleNamespace(run_id="run_shop:T-1:asked", cents=4200)
+    backstage.approvals = lambda _tenant: [waits]  # type: ignore[attr-defined]
+    tickets = [{**t, "customer": c} for t, c in zip(TWO.tickets, customers, strict=True)]
+    rows = [{"id": "T-1", "reason": reason}, {"id": "T-2", "reason": "grounded"}]
+    found = await offer(stack, replace(TWO, tickets=tickets), rows)
+    assert found == (waits if asked else None)
+    assert [s[-1].asks for s in backstage.submitted] == (["wait"] if asked else [])
