@@ -68,6 +68,10 @@ class GatewaySection(Section):
     )
     cache_entries: int = Field(1_000, ge=1)
     cache_ttl_s: float = Field(300.0, gt=0)
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="of `auto` requests, sent to another model as well"
+    )
+    shadow_usd_per_day: float = Field(1.0, ge=0, le=1_000_000)
 
     @property
     def is_loopback(self) -> bool:

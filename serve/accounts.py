@@ -61,6 +61,12 @@ MIGRATIONS: Final = (
         PRIMARY KEY (tenant, request_id));
     CREATE INDEX usage_request ON usage_rows (request_id)
     """,
+    """
+    CREATE TABLE shadows (
+        request_id TEXT NOT NULL, tenant TEXT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        model TEXT NOT NULL, other TEXT NOT NULL, agreement DOUBLE PRECISION NOT NULL);
+    CREATE INDEX shadows_at ON shadows (at)
+    """,
 )
 _LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
 

@@ -12,6 +12,7 @@ from serve.keys import Keyring
 from serve.ledger import Ledger
 from serve.opinions import Opinions
 from serve.reservations import Reservations
+from serve.shadow import Agreements
 
 
 class Books:
@@ -25,6 +26,7 @@ class Books:
         self.admission = Admission(accounts, clock, ids, section.lease_margin_s)
         self.ledger = Ledger(accounts)
         self.opinions = Opinions(accounts, clock)
+        self.agreements = Agreements(accounts)
 
     def standing(self, tenant: str | None = None) -> list[tuple[Budget, Balance]]:
         """Every budget that is of somebody in particular, as it stands; of all tenants, or one."""

@@ -10,17 +10,22 @@ from fastapi import APIRouter, FastAPI
 from ray import serve as ray_serve
 
 from cluster.errors import MainspringError, Unavailable
-from cluster.ids import SystemClock, SystemIds
+from cluster.ids import Clock, SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection, ModelSection
 from cluster.telemetry import logger
 from serve.books import Books
+from serve.budget_table import Budget
+from serve.budgets import nano_of
 from serve.cache import with_cache
+from serve.calls import Engines
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.metering import Meter
 from serve.router import Router
 from serve.routes.openai import Embed
 from serve.routes.runs import Office
+from serve.shadow import TENANT as SHADOW
+from serve.shadow import Shadowed
 from serve.watch import Watch
 
 log = logger("gateway")
@@ -59,6 +64,7 @@ class Gateway:
         # reservation of ten statements waits longer for a busy event loop than for the disk.
         sys.setswitchinterval(TURN_S)
         self._books = Books(around.accounts, around.data_dir, SystemClock(), SystemIds())
+        self._shadow: Shadowed | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -73,7 +79,7 @@ class Gateway:
         return build_app(
             self._section,
             catalog,
-            with_cache(self._section, self._router, clock),
+            with_cache(self._section, self._engines(clock), clock),
             meter,
             embed=None if around.encoder is None else _encoder(*around.encoder),
             office=around.office,
@@ -85,9 +91,24 @@ class Gateway:
             names_answers=False,
         )
 
+    def _engines(self, clock: Clock) -> Engines:
+        """The router, and a shadow of its work where the settings ask for one."""
+        section, books = self._section, self._books
+        if not section.shadow_share:
+            return self._router
+        limit = nano_of(section.shadow_usd_per_day, "gateway.shadow_usd_per_day")
+        books.budgets.put(Budget(SHADOW, "tenant", SHADOW, "day", limit))
+        self._shadow = Shadowed(
+            self._router, section.shadow_share, self._catalog, books.admission, books.agreements,
+            clock,
+        )  # fmt: skip
+        return self._shadow
+
     async def __del__(self) -> None:
         """Called by Serve once the replica has drained."""
         self._watch.stop()
+        if self._shadow is not None:
+            await self._shadow.close()
         await self._router.close()
         await self._books.close()
 

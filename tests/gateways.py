@@ -99,6 +99,7 @@ class Stack:
     big: FakeEngine
     replicas: list[Replica]
     router: Router
+    catalog: Catalog
 
     async def chat(self, **fields: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
         async with self.client.post(
@@ -155,7 +156,7 @@ async def serving(section: GatewaySection, room: int = 4, **options: Any) -> Asy
         await eventually(lambda: server.started)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         async with aiohttp.ClientSession() as client:
-            yield Stack(client, url, small, big, replicas, router)
+            yield Stack(client, url, small, big, replicas, router, catalog)
         await router.close()
         server.should_exit = True
         await task
