@@ -1,7 +1,7 @@
 """What is under way from this gateway, how long it takes of late, and what that leaves room for.
 
 Requests wait in the engine, which knows best who is next; here is the door to its queue. Work that
-nobody waits for may fill a part of what an engine does at once, so that others find a place.
+nobody waits for may fill a part of that queue, so that others find a place.
 """
 
 from collections import Counter, deque
@@ -129,7 +129,7 @@ class Traffic:
         again = min(MOST_RETRY_S, max(1.0, load.in_work * turn))
         if load.full:
             raise Overloaded(what, "its queue is full", again)
-        if call.batch and self._batch[model.id] >= max(1, int(slots * BATCH_SHARE)):
+        if call.batch and self._batch[model.id] >= max(1, int(load.capacity * BATCH_SHARE)):
             raise Overloaded(what, "its share for batch work is full", again)
         # The engine takes batch work last, so nobody else waits for it.
         before = load.in_work - (0 if call.batch else self._batch[model.id])
