@@ -76,7 +76,8 @@ class Audit:
 
     def seal(self) -> int:
         """Seal the heads of the runs that have moved since the last checkpoint; how many. What is
-        sealed is what the journal says then: a broken chain stays broken."""
+        sealed is what the journal says then: a broken chain stays broken. `keep` has to follow,
+        once this is on disk."""
         with self._journal.connection() as connection:
             moved = [tuple(row) for row in connection.execute(_MOVED, {"n": _AT_ONCE})]
             if not moved:
@@ -93,8 +94,18 @@ class Audit:
             rows = [{"c": number, "r": r, "s": s, "h": h} for r, s, h in moved]
             connection.execute(_SEALED, rows)
             connection.execute(_MARK, rows)
-        self._keep(number)
         return len(moved)
+
+    def keep(self) -> None:
+        """Note the last checkpoint's number beside the key, so that its removal is found. What is
+        noted is on disk: a crash before this costs a note, and never a false alarm."""
+        with self._journal.connection() as connection:
+            last = connection.execute(_LAST).first()
+        if last is None or int(last[0]) <= self._known():
+            return
+        new = self._head.with_suffix(".new")
+        new.write_text(json.dumps({"number": int(last[0])}), "ascii")
+        new.replace(self._head)
 
     def verify(self) -> Verified:
         """Look at everything."""
@@ -138,11 +149,6 @@ class Audit:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(str(self._head), f"not a checkpoint's number ({error!r})") from None
 
-    def _keep(self, number: int) -> None:
-        new = self._head.with_suffix(".new")
-        new.write_text(json.dumps({"number": number}), "ascii")
-        new.replace(self._head)
-
 
 class Seals:
     """Seals every SEAL_S seconds, and once more at the end."""
@@ -166,6 +172,7 @@ class Seals:
         try:
             while await self._commits.do(self._audit.seal) == _AT_ONCE:
                 continue
+            await self._commits.do(self._audit.keep)
         except MainspringError as error:
             # What is not sealed now is sealed the next time.
             log.warning("no checkpoint: %s", error)

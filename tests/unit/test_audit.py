@@ -143,8 +143,21 @@ def test_what_was_done_to_the_record_is_named(
     audit.seal()
     _runs(journal, 4)
     audit.seal()
+    audit.keep()
     _tamper(journal, *statements)
     assert named in " | ".join(audit.verify().wrong)
+
+
+def test_a_crash_before_a_checkpoint_is_noted_is_no_alarm(
+    journal: SqlJournal, audit: Audit
+) -> None:
+    _runs(journal)
+    audit.keep()
+    audit.seal()
+    assert audit.verify().wrong == ()
+    audit.keep()
+    audit.keep()
+    assert audit.verify().wrong == ()
 
 
 def test_a_checkpoint_by_another_key_is_found(
