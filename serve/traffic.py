@@ -31,17 +31,23 @@ _MOST_FIRST: Final = 512
 
 @dataclass
 class Pace:
-    """What a model's answers take of late, seconds: to the first byte and to the last one, from
-    sending. `at` is when the last one ended."""
+    """What a model's answers take of late, seconds from sending: streams to the first byte, all to
+    the last one, and the quickest of them. Zero while nothing is known. `at` is when one last
+    ended."""
 
     first_s: float = 0.0
     service_s: float = 0.0
+    least_s: float = 0.0
     at: float = float("-inf")
 
-    def note(self, first_s: float, service_s: float, now: float) -> None:
-        fresh = now - self.at < FRESH_S
-        self.first_s = _mixed(self.first_s, first_s) if fresh else first_s
-        self.service_s = _mixed(self.service_s, service_s) if fresh else service_s
+    def note(self, first_s: float | None, service_s: float, now: float) -> None:
+        if now - self.at >= FRESH_S:
+            self.first_s = self.service_s = self.least_s = 0.0
+        if first_s is not None:
+            self.first_s = _mixed(self.first_s, first_s)
+        self.service_s = _mixed(self.service_s, service_s)
+        slower = (1 + WEIGHT) * self.least_s
+        self.least_s = min(service_s, slower) if slower else service_s
         self.at = now
 
 
@@ -102,7 +108,7 @@ class Traffic:
     def answered(self, answer: Answer) -> None:
         """Learn from a whole answer how long they take."""
         pace = self._pace.setdefault(answer.model.id, Pace())
-        first = answer.first_byte - answer.sent
+        first = answer.first_byte - answer.sent if answer.call.stream else None
         pace.note(first, answer.engine_s, self._clock.monotonic())
 
     def load(self, model: ModelSection, replicas: Sequence[Replica]) -> Load:
@@ -122,7 +128,7 @@ class Traffic:
 
     def require_room(self, model: ModelSection, replicas: Sequence[Replica], call: Call) -> None:
         """Raises Overloaded, with when to come again, for a request that finds no place at the
-        model, or whose first token would come too late."""
+        model, or whose answer would come, or begin, too late."""
         what, load = f"model {model.id}", self.load(model, replicas)
         slots = max(1, len(replicas) * model.max_num_seqs // self._gateways)
         turn = load.service_s / slots
@@ -133,10 +139,11 @@ class Traffic:
             raise Overloaded(what, "its share for batch work is full", again)
         # The engine takes batch work last, so nobody else waits for it.
         before = load.in_work - (0 if call.batch else self._batch[model.id])
-        first = load.ttft_s + max(0, before - slots + 1) * turn
+        begins = load.ttft_s if call.stream else self._fresh_pace(model.id).least_s
+        first = begins + max(0, before - slots + 1) * turn
         left = call.deadline - self._clock.monotonic()
         if 0.0 < left < first:
-            late = f"its first token takes about {first:.1f} s, the deadline leaves {left:.1f} s"
+            late = f"no answer before {first:.1f} s, and the deadline leaves {left:.1f} s"
             raise Overloaded(what, late, again)
 
     def _fresh_pace(self, model: str) -> Pace:
@@ -145,4 +152,4 @@ class Traffic:
 
 
 def _mixed(before: float, now: float) -> float:
-    return before + WEIGHT * (now - before)
+    return before + WEIGHT * (now - before) if before else now
