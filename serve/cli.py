@@ -15,7 +15,15 @@ from rich.table import Table
 
 from cluster.errors import MainspringError
 from cluster.settings import Settings, load
-from serve import audit_cli, governance_cli, keys_cli, mcp_cli, operator_cli, upkeep_cli
+from serve import (
+    audit_cli,
+    governance_cli,
+    keys_cli,
+    mcp_cli,
+    operator_cli,
+    router_cli,
+    upkeep_cli,
+)
 from serve.batch_cli import batch
 from serve.distill.cli import distill
 from serve.memory_cli import memory
@@ -245,6 +253,7 @@ governance_cli.register(app)
 audit_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
+router_cli.register(app)
 upkeep_cli.register(app)
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fits what serve.intent_views computes with. Needs scikit-learn and SciPy."""
 
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def fitted_views(texts: list[str], embeddings: Floats, labels: Ints, count: int)
     matrix[np.diag_indices(len(matrix))] += RIDGE
     factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     alphas = cho_solve(factor, np.eye(count, dtype=np.float32)[labels], check_finite=False)
-    vocabulary = _vocabulary(texts)
+    vocabulary = vocabulary_of(texts)
     weights, bias = _words_fit(vocabulary, texts, labels, count)
     return Known(
         embeddings=embeddings,
@@ -46,7 +46,7 @@ def fitted_views(texts: list[str], embeddings: Floats, labels: Ints, count: int)
     )
 
 
-def _vocabulary(texts: list[str]) -> Vocabulary:
+def vocabulary_of(texts: list[str]) -> Vocabulary:
     """The grams of at least two texts: what one customer wrote once teaches nothing."""
     seen: Counter[int] = Counter()
     for text in texts:
@@ -59,18 +59,24 @@ def _vocabulary(texts: list[str]) -> Vocabulary:
     return Vocabulary(hashes, (weights if frequent else np.ones(1)).astype(np.float32))
 
 
-def _words_fit(
-    vocabulary: Vocabulary, texts: list[str], labels: Ints, count: int
-) -> tuple[Floats, Floats]:
+def matrix_of(vocabulary: Vocabulary, texts: list[str]) -> Any:
+    """The texts' rows as a SciPy matrix."""
     from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
-    from sklearn.svm import LinearSVC
 
     rows = [vocabulary.row(text) for text in texts]
     starts = np.cumsum([0, *(len(positions) for positions, _ in rows)])
-    matrix = csr_matrix(
+    return csr_matrix(
         (np.concatenate([v for _, v in rows]), np.concatenate([p for p, _ in rows]), starts),
         shape=(len(texts), len(vocabulary.hashes)),
     )
+
+
+def _words_fit(
+    vocabulary: Vocabulary, texts: list[str], labels: Ints, count: int
+) -> tuple[Floats, Floats]:
+    from sklearn.svm import LinearSVC
+
+    matrix = matrix_of(vocabulary, texts)
     model = LinearSVC(C=0.5, random_state=0).fit(matrix, labels)
     weights, bias = model.coef_.T, model.intercept_
     if count == 2:  # one column stands for both
