@@ -89,9 +89,17 @@ def features_of(request: ChatRequest) -> Features:
         answer_tokens=(request.limit or USUAL_ANSWER_TOKENS) * (request.n or 1),
         asked_tokens=request.limit or 0,
         structured=kind in {"json_schema", "json_object"},
-        tools=bool(request.tools) and request.tool_choice != "none",
+        tools=_calls_tools(request),
         planning_words=bool(_PLANNING.search(asked)),
     )
+
+
+def _calls_tools(request: ChatRequest) -> bool:
+    """Whether the answer may be tool calls, or goes on from their results: in the middle of a tool
+    loop the tier stays, also when the last round is asked for without tools."""
+    if request.messages[-1].role == "tool":
+        return True
+    return bool(request.tools) and request.tool_choice != "none"
 
 
 def route(features: Features, catalog: Catalog, load: Mapping[str, Load]) -> Route:

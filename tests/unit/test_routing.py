@@ -119,3 +119,20 @@ def test_only_the_last_user_message_is_searched_for_words() -> None:
     ]
     asked = ChatRequest.model_validate({"model": "auto", "messages": messages})
     assert not features_of(asked).planning_words
+
+
+def test_a_replayed_tool_loop_stays_with_one_model() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "42"}
+    rounds: list[dict[str, Any]] = [
+        {"tools": [TOOL]},
+        {"tools": [TOOL]},
+        {"tool_choice": "none"},
+        {},
+    ]
+    chosen = set()
+    for count, fields in enumerate(rounds):
+        trace = [{"role": "user", "content": "Hello"}, *[called, result] * count]
+        asked = ChatRequest.model_validate({"model": "auto", "messages": trace, **fields})
+        chosen.add(route(features_of(asked), CATALOG, BOTH).models[0])
+    assert chosen == {"big"}
