@@ -84,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 figures += _figures(name, protocol, outcomes)
                 details[name] = _details(asked, outcomes)
                 print(name, "done", flush=True)
+    if not details:
+        print(f"skipped: no file in {options.data} fits the protocol {options.protocol}")
+        return 0
     figures += _times(asked)
     options.out.mkdir(parents=True, exist_ok=True)
     _draw(details, options.out / "routing_curves.png")
