@@ -9,6 +9,7 @@ counts what was acknowledged and is not there.
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import tempfile
@@ -33,6 +34,7 @@ _VOCABULARY: Final = 30_000  # words; the n-th is said 1/n as often as the first
 _TENANT: Final = "bench"
 _AT_ONCE: Final = 500
 _WRITES_PER_S: Final = 50
+_WORKERS: Final = 4  # folders in which writers are killed at the same time
 
 
 class Switched:
@@ -53,11 +55,12 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--asked", type=int, default=300, help="questions and writes to time")
     parser.add_argument("--kills", type=int, default=0, help="kill a writer so often instead")
+    parser.add_argument("--state", type=Path, help="add the kills to what this JSON file counted")
     parser.add_argument("--disk", type=Path, help="folder on the disk to measure; default: /tmp")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.disk) as folder:
         if given.kills:
-            return _kills(Path(folder), given.kills)
+            return _kills(Path(folder), given.kills, given.state)
         figures = asyncio.run(_latency(Path(folder), given.records, given.asked))
     return write(
         "memory" if given.records == 10_000 else f"memory-{given.records}", figures,
@@ -66,20 +69,30 @@ def main() -> int:
     )  # fmt: skip
 
 
-def _kills(folder: Path, kills: int) -> int:
+def _kills(folder: Path, kills: int, state: Path | None) -> int:
+    before = json.loads(state.read_text()) if state and state.exists() else {}
     began = time.perf_counter()
-    outcome = survive(folder, kills)
-    seconds = time.perf_counter() - began
+    outcome = survive(folder, kills, seed=7 + before.get("SIGKILLs", 0), workers=_WORKERS)
+    counted = {
+        "acknowledged records lost": len(outcome.lost),
+        "acknowledged records not found": len(outcome.unfound),
+        "forgotten records that came back": len(outcome.back),
+        "SIGKILLs": outcome.kills,
+        "records acknowledged": len(outcome.acknowledged) + len(outcome.forgotten),
+        "records forgotten": len(outcome.forgotten),
+        "starts at which the index was healed": outcome.healed,
+        "seconds": round(time.perf_counter() - began),
+    }
+    total = {name: count + before.get(name, 0) for name, count in counted.items()}
+    if state:
+        state.write_text(json.dumps(total))
+    seconds = total.pop("seconds")
+    targets = dict.fromkeys(list(total)[:3], 0) | {"SIGKILLs": 1_000}
     figures = [
-        Figure("acknowledged records lost", len(outcome.lost), 0),
-        Figure("acknowledged records not found", len(outcome.unfound), 0),
-        Figure("forgotten records that came back", len(outcome.back), 0),
-        Figure("SIGKILLs", outcome.kills, 1_000, "at least"),
-        Figure("records acknowledged", len(outcome.acknowledged)),
-        Figure("records forgotten", len(outcome.forgotten)),
-        Figure("starts at which the index was healed", outcome.healed),
+        Figure(name, count, targets.get(name), "at least" if name == "SIGKILLs" else "at most")
+        for name, count in total.items()
     ]
-    load = f"{kills} lives of 2 to 40 acknowledged records each, {seconds:.0f} s in all"
+    load = f"lives of 2 to 20 acknowledgements each, {_WORKERS} beside each other, {seconds} s"
     return write("memory-kills", figures, load=load)
 
 

@@ -1,7 +1,7 @@
 """A memory whose process is killed in the middle of writing, again and again.
 
-Each life opens the same folder, says which records the log has and whether some of them are found,
-and writes until SIGKILL. What one life acknowledged, the next one must have.
+Each life opens the folder of the one before it, says which records the log has and whether some of
+them are found, and writes until SIGKILL. What one life acknowledged, the next one must have.
 """
 
 import asyncio
@@ -10,8 +10,10 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,12 @@ from memory.service import Memory
 
 _SECTION: Final = MemorySection(flush_rows=20, flush_seconds=0.05)
 _LIMIT_S: Final = 120.0
+_GENERATIONS: Final = 25  # lives in one folder; what each one reads and compares stays small
+_PRELOADED: Final = (
+    "benchmarks.memory_kills", "pymilvus", "milvus_lite", "milvus_lite.server_manager",
+    "milvus_lite.adapter.grpc.server", "milvus_lite.adapter.grpc.servicer", "faiss",
+    "sqlalchemy.dialects.sqlite",
+)  # fmt: skip
 _ASKED: Final = 3  # acknowledged records that each life looks for by their text
 
 
@@ -40,6 +48,17 @@ class Outcome:
     unfound: set[str] = field(default_factory=set)
     back: set[str] = field(default_factory=set)
     healed: int = 0
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.kills + other.kills,
+            self.acknowledged | other.acknowledged,
+            self.forgotten | other.forgotten,
+            self.lost | other.lost,
+            self.unfound | other.unfound,
+            self.back | other.back,
+            self.healed + other.healed,
+        )
 
 
 class Directions:
@@ -57,10 +76,24 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
-def survive(folder: Path, kills: int, seed: int = 7) -> Outcome:
-    """Kill so many lives in one folder and compare what they say."""
+def survive(folder: Path, kills: int, seed: int = 7, workers: int = 1) -> Outcome:
+    """Kill so many lives, those of each `workers` in folders of their own, and compare what they
+    say."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.memory_kills", "pymilvus", "milvus_lite"])
+    context.set_forkserver_preload(list(_PRELOADED))
+    chance = random.Random(seed)
+    parts = [min(_GENERATIONS, kills - done) for done in range(0, kills, _GENERATIONS)]
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = pool.map(
+            lambda part: _survived(context, folder / f"{part[0]}", part[1], part[2]),
+            [(number, part, chance.random()) for number, part in enumerate(parts)],
+        )
+        return sum(outcomes, Outcome())
+
+
+def _survived(context: ForkServerContext, folder: Path, kills: int, seed: float) -> Outcome:
+    """One folder's lives, one after another; the last one only says what it has."""
+    folder.mkdir()
     chance = random.Random(seed)
     outcome = Outcome()
     for life in range(kills + 1):
@@ -72,7 +105,7 @@ def survive(folder: Path, kills: int, seed: int = 7) -> Outcome:
         theirs.close()
         _compare(_heard(ours), outcome)
         if life < kills:
-            _listen(ours, outcome, chance.randrange(2, 40))
+            _listen(ours, outcome, chance.randrange(2, 20))
             time.sleep(chance.uniform(0.0, 0.02))
         process.kill()
         _drain(ours, outcome)
@@ -138,7 +171,7 @@ async def _lived(
     number = 0
     while True:
         number += 1
-        records = [_record(life, number, part) for part in range(1 + number % 4)]
+        records = [_record(folder.name, life, number, part) for part in range(1 + number % 4)]
         await memory.remember(records)
         for record in records:
             told.send(("kept", record.id))
@@ -160,6 +193,6 @@ async def _found(memory: Memory, record: Record) -> bool:
     return record.id in {hit.record.id for hit in hits}
 
 
-def _record(life: int, number: int, part: int) -> Record:
-    text = f"line {life:04}-{number:05}-{part}"
-    return Record("kills", "note", f"note:{life}:{number}:{part}", text, 0.0)
+def _record(folder: str, life: int, number: int, part: int) -> Record:
+    text = f"line {folder}-{life:04}-{number:05}-{part}"
+    return Record("kills", "note", f"note:{folder}:{life}:{number}:{part}", text, 0.0)

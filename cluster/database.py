@@ -5,7 +5,7 @@ brings numbered migrations, which are applied once and in order when it opens th
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,15 @@ class Database:
 
     def compact(self, tables: Sequence[str]) -> bool:
         """Rewrite the files so that the tables' deleted rows are in none of them; False where a
-        write-ahead log that is not ours to cut (PostgreSQL's) may hold them a while longer.
+        write-ahead log that is not ours to cut (PostgreSQL's, its archive and its replicas) may
+        hold them a while longer.
 
-        Takes the time of writing the tables once, and keeps writers waiting for as long.
+        In PostgreSQL what the planner keeps of the rows' values is made anew too, and the server
+        lets go of the old files; it leaves either out where our role may not do it. Takes the time
+        of writing the tables once, and keeps writers waiting for as long.
         """
         sqlite = self._engine.dialect.name == "sqlite"
-        work = [] if sqlite else [f"VACUUM FULL {table}" for table in tables]
+        work = [] if sqlite else _rewriting(tables)
         try:
             raw = self._engine.raw_connection()
         except SQLAlchemyError as error:
@@ -81,7 +84,11 @@ class Database:
             cursor = driver.cursor()
             for statement in work or ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"]:
                 cursor.execute(statement)
-            return sqlite and not cursor.fetchone()[0]
+            if sqlite:
+                return not cursor.fetchone()[0]
+            with suppress(self._driver_error):  # a role's right
+                cursor.execute("CHECKPOINT")
+            return False
         except self._driver_error as error:
             raise Unavailable(f"database {self._shown}", str(error)) from error
         finally:
@@ -150,6 +157,11 @@ def _absolute(url: str, data_dir: Path) -> str:
             ) from None
         parsed = parsed.set(database=str(path.resolve()))
     return parsed.render_as_string(hide_password=False)
+
+
+def _rewriting(tables: Sequence[str]) -> list[str]:
+    """PostgreSQL's statements: the statistics hold samples of the rows' values."""
+    return [f"VACUUM (FULL, ANALYZE) {name}" for name in tables] + ["VACUUM FULL pg_statistic"]
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:

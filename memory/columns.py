@@ -16,7 +16,10 @@ from cluster.errors import InvalidInput
 from memory.records import TRUSTS, Record
 from memory.scope import NEVER_MS, Filter
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
+DENSE: Final = "IP"
+"""Vectors are kept at length 1, so their inner product is the cosine; asked for the cosine, Lite
+works out the length of every vector anew at every search."""
 _LITERAL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAMES: Final = ("tenant", "tier", "kind", "subject", "agent", "session")
 _NUMBERS: Final = ("trust", "event_ms", "recorded_ms", "superseded_ms", "expires_ms")
@@ -37,7 +40,7 @@ def create(client: Any, name: str, dimension: int, exact: bool) -> None:
     schema.add_field("keywords", DataType.SPARSE_FLOAT_VECTOR)
     index = client.prepare_index_params()
     # on Lite AUTOINDEX is a graph that costs seconds to build and saves nothing below 100,000
-    index.add_index("vector", index_type="FLAT" if exact else "AUTOINDEX", metric_type="COSINE")
+    index.add_index("vector", index_type="FLAT" if exact else "AUTOINDEX", metric_type=DENSE)
     index.add_index("keywords", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
     for column in ("tenant", "kind", "subject", "session"):
         index.add_index(column, index_type="INVERTED")

@@ -23,7 +23,8 @@ from cluster.database import Database
 from cluster.errors import DataError, InvalidInput, NotFound
 from cluster.ids import Clock
 from memory.embed import SPACE, Vectors
-from memory.log_rows import MIGRATIONS, TABLES, LogRows, columns
+from memory.log_rows import LogRows, columns
+from memory.log_tables import MIGRATIONS, TABLES
 from memory.probes import FORGET, MeasureRows, ProbeRows
 from memory.records import Record
 from memory.space_rows import SpaceRows

@@ -1,4 +1,4 @@
-"""The tables of memory's log, and reading them."""
+"""Reading memory's log."""
 
 import hashlib
 import json
@@ -14,73 +14,6 @@ from cluster.errors import DataError
 from memory.embed import Vectors
 from memory.records import Origin, Record
 
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE memory_events (
-        seq BIGINT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, tenant TEXT NOT NULL,
-        what TEXT NOT NULL, id TEXT NOT NULL, made_by TEXT NOT NULL, why TEXT NOT NULL,
-        digest TEXT NOT NULL, hash TEXT NOT NULL
-    );
-    CREATE INDEX memory_events_by_id ON memory_events (tenant, id, seq);
-    CREATE TABLE memory_records (
-        id TEXT PRIMARY KEY, seq BIGINT NOT NULL, tenant TEXT NOT NULL, tier TEXT NOT NULL,
-        kind TEXT NOT NULL, document TEXT NOT NULL, number BIGINT NOT NULL, subject TEXT NOT NULL,
-        session TEXT NOT NULL, expires_at DOUBLE PRECISION, recorded_at DOUBLE PRECISION NOT NULL,
-        superseded_at DOUBLE PRECISION, body TEXT NOT NULL, digest TEXT NOT NULL
-    );
-    CREATE INDEX memory_records_by_seq ON memory_records (seq);
-    CREATE INDEX memory_records_by_document ON memory_records (tenant, document, number);
-    CREATE INDEX memory_records_by_subject ON memory_records (tenant, subject, id);
-    CREATE INDEX memory_records_by_session ON memory_records (tenant, session, id);
-    CREATE INDEX memory_records_by_expiry ON memory_records (expires_at);
-    CREATE TABLE memory_vectors (
-        id TEXT NOT NULL, space TEXT NOT NULL, vector BYTEA NOT NULL, PRIMARY KEY (id, space)
-    );
-    CREATE TABLE memory_parents (
-        child TEXT NOT NULL, parent TEXT NOT NULL, PRIMARY KEY (child, parent)
-    );
-    CREATE INDEX memory_parents_by_parent ON memory_parents (parent);
-    CREATE TABLE memory_marks (space TEXT PRIMARY KEY, seq BIGINT NOT NULL);
-    CREATE TABLE memory_holds (
-        tenant TEXT NOT NULL, subject TEXT NOT NULL, placed_by TEXT NOT NULL, why TEXT NOT NULL,
-        at DOUBLE PRECISION NOT NULL, PRIMARY KEY (tenant, subject)
-    );
-    CREATE TABLE memory_documents (
-        tenant TEXT NOT NULL, document TEXT NOT NULL, place TEXT NOT NULL, digest TEXT NOT NULL,
-        ids TEXT NOT NULL, PRIMARY KEY (tenant, document)
-    )
-    """,
-    """
-    CREATE TABLE memory_spaces (
-        name TEXT PRIMARY KEY, embedder TEXT NOT NULL, dimension BIGINT NOT NULL,
-        fingerprint TEXT NOT NULL, canary BYTEA NOT NULL, state TEXT NOT NULL,
-        at DOUBLE PRECISION NOT NULL
-    );
-    CREATE INDEX memory_vectors_by_space ON memory_vectors (space);
-    CREATE TABLE memory_probes (
-        tenant TEXT NOT NULL, id TEXT NOT NULL, question TEXT NOT NULL,
-        PRIMARY KEY (tenant, id)
-    );
-    CREATE TABLE memory_probe_wants (
-        tenant TEXT NOT NULL, probe TEXT NOT NULL, record TEXT NOT NULL,
-        PRIMARY KEY (tenant, probe, record)
-    );
-    CREATE INDEX memory_probe_wants_by_record ON memory_probe_wants (record);
-    CREATE TABLE memory_probe_sets (
-        tenant TEXT PRIMARY KEY, hash TEXT NOT NULL, total BIGINT NOT NULL, origin TEXT NOT NULL,
-        at DOUBLE PRECISION NOT NULL
-    );
-    CREATE TABLE memory_measures (
-        tenant TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, release TEXT NOT NULL,
-        space TEXT NOT NULL, probes TEXT NOT NULL, figures TEXT NOT NULL,
-        PRIMARY KEY (tenant, at, space)
-    )
-    """,
-)
-TABLES: Final = (
-    "memory_events", "memory_records", "memory_vectors", "memory_parents", "memory_holds",
-    "memory_probes",
-)  # fmt: skip
 _PART: Final = 500
 _SELECT: Final = (
     "SELECT id, seq, tenant, recorded_at, superseded_at, body, digest FROM memory_records"
@@ -117,6 +50,15 @@ _UNEMBEDDED = text(
     " WHERE v.id = r.id AND v.space = :space) ORDER BY seq LIMIT :n"
 )
 _TIERS = text("SELECT tier, count(*) AS total FROM memory_records GROUP BY tier")
+_SEQS = text("SELECT id, seq FROM memory_records ORDER BY seq")
+_LIVING = text(f"{_SELECT} WHERE tenant = :t AND superseded_at IS NULL")
+_INGESTED = text(
+    "SELECT document, place, digest, ids FROM memory_documents WHERE tenant = :t AND place = :p"
+)
+_HELD = text("SELECT * FROM memory_holds WHERE tenant = :t ORDER BY subject")
+_HISTORY = text(
+    "SELECT at, what, made_by, why FROM memory_events WHERE tenant = :t AND id = :i ORDER BY seq"
+)
 _NEWEST = text("SELECT recorded_at FROM memory_records ORDER BY seq DESC LIMIT 1")
 _FEED = _with_ids(
     "SELECT r.id, r.seq, r.tenant, r.recorded_at, r.superseded_at, r.body, r.digest, v.vector"
@@ -263,9 +205,7 @@ class LogRows:
 
     def tiers(self) -> dict[str, int]:
         """How many records each tier has, all tenants together."""
-        with self._database.reading() as connection:
-            rows = connection.execute(_TIERS).all()
-        return {row.tier: int(row.total) for row in rows}
+        return {row.tier: int(row.total) for row in self._all(_TIERS)}
 
     def tenants(self) -> list[str]:
         """Whoever has records."""
@@ -281,9 +221,7 @@ class LogRows:
 
     def seqs(self) -> dict[str, int]:
         """Every record's id, with the number of its last event, oldest first."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(text("SELECT id, seq FROM memory_records ORDER BY seq"))
-            return {row.id: int(row.seq) for row in rows}
+        return {row.id: int(row.seq) for row in self._all(_SEQS)}
 
     def marked(self, space: str) -> int:
         """The event up to which the space's index has everything; 0 when none was marked."""
@@ -299,59 +237,35 @@ class LogRows:
     def unembedded(self, space: str, limit: int, after: int = 0) -> list[tuple[int, Record]]:
         """Records of all tenants that have no vector in the space, and the number of their last
         event, which lies behind `after`; the oldest first."""
-        values = {"space": space, "n": limit, "after": after}
-        with self._database.reading() as connection:
-            rows = connection.execute(_UNEMBEDDED, values).all()
+        rows = self._all(_UNEMBEDDED, space=space, n=limit, after=after)
         return [(int(row.seq), record_of(row)) for row in rows]
 
     def texts(self, tenant: str) -> Iterator[str]:
         """The text of each of the tenant's living records."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                text(f"{_SELECT} WHERE tenant = :t AND superseded_at IS NULL"), {"t": tenant}
-            ).all()
-        for row in rows:
+        for row in self._all(_LIVING, t=tenant):
             yield record_of(row).text
 
     def ingested(self, tenant: str, place: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
         """Document, place, digest and record ids of what was read from a place."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT document, place, digest, ids FROM memory_documents"
-                    " WHERE tenant = :t AND place = :p"
-                ),
-                {"t": tenant, "p": place},
-            ).all()
+        rows = self._all(_INGESTED, t=tenant, p=place)
         return [(r.document, r.place, r.digest, tuple(json.loads(r.ids))) for r in rows]
 
     def held(self, tenant: str) -> list[Hold]:
         """The holds that stand, by subject."""
-        statement = "SELECT * FROM memory_holds WHERE tenant = :t ORDER BY subject"
-        with self._database.reading() as connection:
-            rows = connection.execute(text(statement), {"t": tenant}).all()
+        rows = self._all(_HELD, t=tenant)
         return [Hold(row.subject, row.placed_by, row.why, row.at) for row in rows]
 
     def history(self, tenant: str, id: str) -> list[dict[str, Any]]:
         """The events of a record, or of a receipt, in order: at, what, by, why."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT at, what, made_by, why FROM memory_events"
-                    " WHERE tenant = :t AND id = :i ORDER BY seq"
-                ),
-                {"t": tenant, "i": id},
-            )
-            return [{"at": r.at, "what": r.what, "by": r.made_by, "why": r.why} for r in rows]
+        rows = self._all(_HISTORY, t=tenant, i=id)
+        return [{"at": r.at, "what": r.what, "by": r.made_by, "why": r.why} for r in rows]
 
     def _one(self, statement: str, **values: object) -> Any:
-        with self._database.transaction() as connection:
+        with self._database.reading() as connection:
             return connection.execute(text(statement), values).scalar()
 
     def _rows(self, statement: TextClause, **values: object) -> list[Record]:
-        with self._database.transaction() as connection:
-            rows = connection.execute(statement, values).all()
-        return [record_of(row) for row in rows]
+        return [record_of(row) for row in self._all(statement, **values)]
 
     def _records(self, statement: TextClause, ids: Sequence[str], **values: object) -> list[Record]:
         return [record_of(row) for row in self._listed(statement, ids, **values)]
@@ -359,6 +273,9 @@ class LogRows:
     def _listed(self, statement: TextClause, ids: Sequence[str], **values: object) -> Iterator[Any]:
         for start in range(0, len(ids), _PART):
             part = list(ids[start : start + _PART])
-            with self._database.transaction() as connection:
-                rows = connection.execute(statement, {**values, "ids": part}).all()
-            yield from rows
+            yield from self._all(statement, **values, ids=part)
+
+    def _all(self, statement: TextClause, **values: object) -> Sequence[Any]:
+        # beside the writers: a question does not wait for the disk behind what they write
+        with self._database.reading() as connection:
+            return connection.execute(statement, values).all()

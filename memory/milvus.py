@@ -1,11 +1,11 @@
 """The index in Milvus: a Milvus Lite file of this process, or a cluster by its URI.
 
 Only what both understand in the same way is used: explicit text keys, rows that are written whole
-and without dynamic fields, FLAT or AUTOINDEX with cosine, sparse vectors of our own with their
-inner product, comparisons with our own literals. The keyword leg is no BM25 function of Milvus:
-Lite counts a word's rarity in each of its files for itself, a cluster over all tenants together,
-and both would need the text. A row holds no text and no name that a caller chose: subjects, agents
-and sessions are hashes there.
+and without dynamic fields, FLAT or AUTOINDEX over unit vectors, sparse vectors of our own, both by
+their inner product, comparisons with our own literals. The keyword leg is no BM25 function of
+Milvus: Lite counts a word's rarity in each of its files for itself, a cluster over all tenants
+together, and both would need the text. A row holds no text and no name that a caller chose:
+subjects, agents and sessions are hashes there.
 
 The collection's name carries the schema version, the normaliser's and the embedding space, so
 weights or vectors of another make are never searched. The alias `memory` names the one that serves,
@@ -173,8 +173,19 @@ class MilvusStore:
     def _ready(self) -> None:
         with self._translated():
             if not self._open.has_collection(self._name):
+                self._leave_older()
                 columns.create(self._open, self._name, self._dimension, exact=self._local)
             self._open.load_collection(self._name)
+
+    def _leave_older(self) -> None:
+        """Drop what another schema or normaliser left in a Lite file; on a cluster another process
+        may still serve from it."""
+        current = collection_name("")
+        for name in self._open.list_collections() if self._local else ():
+            if name.startswith("memory_v") and not name.startswith(current):
+                if ALIAS in self._open.list_aliases(name)["aliases"]:
+                    self._open.drop_alias(ALIAS)
+                self._open.drop_collection(name)
 
     def beside(self, space: Space) -> "MilvusStore":
         """See VectorStore."""
@@ -235,7 +246,7 @@ class MilvusStore:
     def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
         """See VectorStore."""
         row = checked(vector.reshape(1, -1), 1, self._dimension)
-        return self._search("vector", row[0].tolist(), "COSINE", scope, limit)
+        return self._search("vector", _direction(row[0]), columns.DENSE, scope, limit)
 
     def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
         """See VectorStore."""
@@ -346,6 +357,12 @@ def _parts(values: list[Any], size: int) -> Iterator[list[Any]]:
 
 def _stored(row: Row) -> dict[str, Any]:
     return columns.scalars(row.record) | {
-        "vector": np.asarray(row.vector, np.float32).tolist(),
+        "vector": _direction(row.vector),
         "keywords": dict(row.keywords) or _NO_KEYWORDS,
     }
+
+
+def _direction(vector: Vectors) -> list[float]:
+    """The vector at length 1."""
+    unit: list[float] = (np.asarray(vector, np.float32) / np.linalg.norm(vector)).tolist()
+    return unit

@@ -133,7 +133,7 @@ class Retention:
             before = self.unpurged
             pending: list[str] = []
             if not await self._writer.alone(lambda: asyncio.to_thread(self._log.scrub)):
-                pending.append("the database: its write-ahead log holds old pages until it is cut")
+                pending.append(_WAL_HOLDS)
             if not await self._renew():
                 pending.append("the index: vectors (no text) until the server compacts")
             self.unpurged -= before
@@ -202,6 +202,12 @@ class Retention:
     async def close(self) -> None:
         """Wait for a purge that is under way."""
         await asyncio.gather(*self._purges, return_exceptions=True)
+
+
+_WAL_HOLDS: Final = (
+    "the database: its write-ahead log holds old pages until it is cut (PostgreSQL: pg_wal until"
+    " its files are used again, and what was archived or replicated of it)"
+)
 
 
 def _require(subject: str, note: Note) -> None:

@@ -28,8 +28,10 @@ class Searcher:
         # one search a kind: ten thousand tickets must not keep four policies out of sight
         groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
         scopes = [replace(scope, kinds=kinds) for kinds in groups]
-        dense = await asyncio.gather(*(live.index.nearest(vector, s, limit) for s in scopes))
-        words = await asyncio.gather(*(live.index.matching(weights, s, limit) for s in scopes))
+        dense, words = await asyncio.gather(
+            asyncio.gather(*(live.index.nearest(vector, s, limit) for s in scopes)),
+            asyncio.gather(*(live.index.matching(weights, s, limit) for s in scopes)),
+        )
         return await self._looked_up(_scores(dense), _scores(words), scope)
 
     async def _looked_up(

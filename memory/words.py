@@ -31,6 +31,7 @@ REACH: Final = 2
 _SHARE: Final = (1.0, 0.5, 0.25)  # of a word's count, by the distance of the passage that says it
 _SATURATION: Final = 1.0  # BM25's k1
 _BY_LENGTH: Final = 0.5  # BM25's b
+_NEGLIGIBLE: Final = 0.05  # of what all terms of a question are worth
 _ORDINARY: Final = 40.0  # terms in a passage with its neighbours; fixed, so weights never age
 
 _TOKEN: Final = re.compile(r"\w+(?:[-./'’@_]\w+)*")
@@ -126,11 +127,16 @@ class Vocabulary:
                 del self._saying[term]
 
     def weights(self, question: str) -> Keywords:
-        """What each term of the question is worth, together 1: rare terms more than common ones,
-        and terms that nobody says most of all. Empty for a question of stop words only."""
+        """What each term of the question is worth, together 1 at most: rare terms more than common
+        ones, and terms that nobody says most of all. Left out are terms that together are worth
+        less than _NEGLIGIBLE: most texts say them, and all those would have to be looked at. Empty
+        for a question of stop words only."""
         asked = Counter(number(term) for term in terms(question))
         worth = {term: count * self._rarity(term) for term, count in asked.items()}
         total = sum(worth.values())
+        least, left_out = sorted(worth, key=lambda term: (worth[term], term)), 0.0
+        while least and (left_out := left_out + worth[least[0]]) < _NEGLIGIBLE * total:
+            del worth[least.pop(0)]
         return {term: value / total for term, value in worth.items()}
 
     def _rarity(self, term: int) -> float:

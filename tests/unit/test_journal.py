@@ -34,9 +34,10 @@ from agents.journal_sql import SqlJournal
 from agents.registry import Registry, ScheduleRow
 from agents.specs import AgentSpec, ScheduleSpec
 from agents.state import AgentState, Turn, fold
-from benchmarks import postgres
 from cluster.database import Database
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound, StaleEpoch
+from tests.databases import server as server
+from tests.databases import url as url
 from tests.fakes import CountingIds, FakeClock
 
 ENDED = RunEnded(decision="replied", reason="grounded", result={"cost": 0.25})
@@ -44,24 +45,6 @@ ENDED = RunEnded(decision="replied", reason="grounded", result={"cost": 0.25})
 
 def _phase(name: str = "plan", **result: Any) -> PhaseDone:
     return PhaseDone(phase=name, result=result, seconds=0.5)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    if why_not := postgres.reason_not_to():
-        pytest.skip(why_not)
-    with postgres.server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'journal.db'}"
-    server: str = request.getfixturevalue("server")
-    _do(server, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-    return server
 
 
 def _do(url: str, *statements: str) -> None:

@@ -8,34 +8,21 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from benchmarks import postgres
 from cluster.errors import DataError, InvalidInput, Unavailable
 from memory.embed import DIMENSION, SPACE, Vectors
 from memory.log import Batch, Log, Note
 from memory.records import Origin, Record
+from tests.databases import server as server
+from tests.databases import url as url
 from tests.memories import START, Ticking, said
 
 pytestmark = pytest.mark.enable_socket
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgres.server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
-    url = "sqlite:///log.db"
-    if request.param == "postgresql":
-        if why_not := postgres.reason_not_to():
-            pytest.skip(why_not)
-        url = request.getfixturevalue("server")
+@pytest.fixture
+def log(url: str, tmp_path: Path) -> Iterator[Log]:
     log = Log(url, tmp_path, Ticking())
     yield log
-    with log._database.transaction() as connection:
-        for table in ("events", "records", "vectors", "parents", "marks", "holds", "documents"):
-            connection.execute(text(f"DELETE FROM memory_{table}"))
     log.close()
 
 

@@ -99,7 +99,7 @@ def test_an_unreachable_server_is_unavailable() -> None:
 
 
 def test_the_collection_names_its_schema_normaliser_and_embedding_space() -> None:
-    assert collection_name(SPACE) == "memory_v2w1__minilm384_53aa5117"
+    assert collection_name(SPACE) == "memory_v3w1__minilm384_53aa5117"
     assert collection_name("other") != collection_name(SPACE)
 
 

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from cluster.errors import InvalidInput, NotFound
 from cluster.settings import MemorySection
 from memory.log import Note
 from memory.records import Origin, Query
 from memory.service import Memory
+from tests.databases import server as server
 from tests.memories import START, Desk, Shelf, said
 
 pytestmark = pytest.mark.enable_socket
@@ -147,14 +149,39 @@ async def test_what_expired_is_deleted_and_then_physically_gone(tmp_path: Path) 
     await desk.memory.close()
 
 
-async def test_the_sweeper_works_by_itself(tmp_path: Path) -> None:
+async def test_the_sweeper_takes_out_what_expired_and_leaves_the_rest(tmp_path: Path) -> None:
     desk = Desk(tmp_path, MemorySection(sweep_seconds=0.01), Shelf())
-    await desk.memory.remember([said("short-lived", expires_at=START + 60)])
+    short, lasting = said("short-lived", expires_at=START + 60), said("lasting")
+    await desk.memory.remember([short, lasting])
     desk.clock.time += 100
     async with asyncio.timeout(10):
-        while await desk.memory.count("shop"):
+        while await desk.memory.count("shop") > 1:
             await asyncio.sleep(0.01)
+    events = await desk.memory.history("shop", short.id)
+    assert [event["what"] for event in events] == ["remembered", "expired"]
+    assert [r.id for r in await desk.memory.listed("shop")] == [lasting.id]
     await desk.memory.close()
+
+
+async def test_erased_text_is_in_no_file_of_postgres_but_its_write_ahead_log(
+    tmp_path: Path, server: str
+) -> None:
+    desk = Desk(tmp_path, MemorySection(log=server), Shelf())
+    hers = [said(f"{SECRET} asked {n} times", subject="wilhelmina") for n in range(200)]
+    await desk.memory.remember([*hers, said("an ordinary line", subject="bob")])
+    with create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+        data = Path(connection.execute(text("SHOW data_directory")).scalar_one())
+        connection.execute(text("ANALYZE"))  # the statistics sample what the rows say
+        connection.execute(text("CHECKPOINT"))
+    assert _beside_the_wal(data)
+    receipt = await desk.memory.forget("shop", subject="wilhelmina")
+    assert _beside_the_wal(data) == []
+    assert any("pg_wal" in line for line in receipt.pending)
+    await desk.memory.close()
+
+
+def _beside_the_wal(data: Path) -> list[str]:
+    return [name for part in ("base", "global") for name in holding(data / part, SECRET)]
 
 
 async def test_forgetting_needs_a_subject_or_ids_but_not_both(desk: Desk) -> None:
