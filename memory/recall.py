@@ -34,7 +34,7 @@ _ASKS: Final = ("?", "？", "؟")
 def candidates_wanted(query: Query) -> int:
     """How many records to look at per search: enough to lose duplicates and still fill k, and that
     what only one search finds is at the end of the other one's list."""
-    return min(4 * query.k + 40 + len(query.without), 400)
+    return min(10 * query.k + 50 + len(query.without), 400)
 
 
 @dataclass(frozen=True, slots=True)

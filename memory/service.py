@@ -51,6 +51,8 @@ T = TypeVar("T")
 _WRITTEN_AT_ONCE: Final = 500
 _PAGE: Final = 500
 MAX_LISTED: Final = 1_000
+LARGE: Final = 50_000
+"""Records from which a Milvus cluster should hold the index: Lite looks at every row each time."""
 
 
 def opened_store(section: MemorySection, data_dir: Path, space: Space) -> VectorStore:
@@ -121,9 +123,15 @@ class Memory(Care):
             if self._open:
                 return 0
             changed = await self._spaces.open()
+            await self._warn_when_large()
             self._tasks = [asyncio.create_task(self._sweep_on())]
             self._open = True
             return changed
+
+    async def _warn_when_large(self) -> None:
+        records = await asyncio.to_thread(self._log.count)
+        if "://" not in self._section.uri and records > LARGE:
+            log.warning("memory: %d records are many for Milvus Lite: set memory.uri", records)
 
     async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
         """Keep the records and say how many were new; the same record again changes nothing, and

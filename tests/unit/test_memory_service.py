@@ -7,6 +7,7 @@ import pytest
 
 from cluster.errors import Conflict, InvalidInput, NotFound, Overloaded, Unavailable
 from cluster.settings import MemorySection
+from memory import service
 from memory.embed import DIMENSION, Vectors
 from memory.log import Note
 from memory.records import Origin, Query, Record
@@ -295,4 +296,21 @@ async def test_closing_moves_what_waits_first(desk: Desk) -> None:
     await desk.memory.remember([ticket("one")])
     await desk.memory.close()
     assert shelf_of(desk).flushes == [1]
+    await desk.memory.close()
+
+
+@pytest.mark.parametrize(("uri", "warned"), [("memory.db", True), ("http://milvus:19530", False)])
+async def test_a_start_says_when_an_index_outgrows_milvus_lite(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(service, "LARGE", 1)
+    desk = Desk(tmp_path, MemorySection(uri=uri), Shelf())
+    await desk.memory.remember([said("one"), said("two")])
+    caplog.clear()
+    await (await desk.again()).start()
+    assert ("many for Milvus Lite" in caplog.text) is warned
     await desk.memory.close()

@@ -14,7 +14,7 @@ from cluster.errors import DataError
 from cluster.settings import MemorySection
 from memory.embed import DIMENSION, SPACE
 from memory.log import Batch, Log
-from memory.log_rows import MIGRATIONS
+from memory.log_tables import MIGRATIONS
 from memory.milvus import collection_name, outdated
 from memory.records import Query, Record
 from tests.memories import Desk, Ticking, Words, said

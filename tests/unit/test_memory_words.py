@@ -84,3 +84,11 @@ def test_any_text_has_finite_weights_that_milvus_takes(text: str, near: str) -> 
     for term, weight in keywords(text, [(1, near)]).items():
         assert 0 <= term < 2**32 - 2
         assert 0 < weight <= 2
+
+
+def test_words_that_most_texts_say_are_not_looked_up() -> None:
+    known = Vocabulary()
+    for n in range(200):
+        known.add(f"hello lamp{n}")
+    assert set(known.weights("hello lamp7")) == {number("lamp7")}
+    assert set(known.weights("hello")) == {number("hello")}
