@@ -173,19 +173,8 @@ class MilvusStore:
     def _ready(self) -> None:
         with self._translated():
             if not self._open.has_collection(self._name):
-                self._leave_older()
                 columns.create(self._open, self._name, self._dimension, exact=self._local)
             self._open.load_collection(self._name)
-
-    def _leave_older(self) -> None:
-        """Drop what another schema or normaliser left in a Lite file; on a cluster another process
-        may still serve from it."""
-        current = collection_name("")
-        for name in self._open.list_collections() if self._local else ():
-            if name.startswith("memory_v") and not name.startswith(current):
-                if ALIAS in self._open.list_aliases(name)["aliases"]:
-                    self._open.drop_alias(ALIAS)
-                self._open.drop_collection(name)
 
     def beside(self, space: Space) -> "MilvusStore":
         """See VectorStore."""
