@@ -129,9 +129,9 @@ async def test_what_the_first_version_kept_is_taken_over_and_can_be_forgotten(
 
 def test_only_what_is_older_than_what_serves_goes() -> None:
     current = collection_name(SPACE)
-    older = current.replace("memory_v2", "memory_v1") if "memory_v2" in current else "-"
+    older = current.replace("memory_v3", "memory_v2")
     names = [
         current, older, f"memory_v1__{SPACE}", "memory_v1__another", f"memory_v99w1__{SPACE}",
-        "memory_v2w1__another", "somebodys_own", "memory",
+        "memory_v3w1__another", "somebodys_own", "memory",
     ]  # fmt: skip
     assert outdated(names, [current]) == [older, f"memory_v1__{SPACE}", "memory_v1__another"]
