@@ -172,11 +172,11 @@ class Approvals:
 
     def _require_open(self, row: ApprovalRow, state: RunState, approval: Approval) -> None:
         what, done = f"approval {row.id}", approval.answered
-        if approval.asked.approval != row.id or state.ended is not None or state.cancelled:
-            raise Conflict(what, "its run no longer waits for it")
-        if done is not None:
+        if done is not None and approval.asked.approval == row.id:
             said = "approved" if done.approved else "denied"
             raise Conflict(what, f"{done.by} has {said} it first, {_when(approval.answered_at)}")
+        if approval.asked.approval != row.id or state.ended is not None or state.cancelled:
+            raise Conflict(what, "its run no longer waits for it")
         if self._clock.now() >= approval.asked.expires_at:
             raise Conflict(what, f"it has expired, {_when(approval.asked.expires_at)}")
 
