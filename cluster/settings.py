@@ -60,6 +60,7 @@ class GatewaySection(Section):
     replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(256, ge=1)
     max_body_bytes: int = Field(4_000_000, ge=1_000)
+    body_timeout_s: float = Field(30.0, gt=0, description="until a request's body has come")
     request_timeout_s: float = Field(120.0, gt=0, description="total deadline of one request")
     cache_bytes: int = Field(
         0,

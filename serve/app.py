@@ -38,6 +38,7 @@ from serve.bulk.actor import NAME as BULK
 from serve.bulk.actor import Bulk
 from serve.catalog import Catalog
 from serve.directory import start_directory
+from serve.door import BodyLimit
 from serve.encoders import DEPLOYMENT as ENCODER
 from serve.encoders import ServeEmbedder, encoder_deployment
 from serve.engines import NODE, Wiring, deploy_engines, failure
@@ -46,6 +47,7 @@ from serve.office import Named
 from serve.registry import serving
 from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
+from serve.routes.files import FILES_PATH, FORM_BYTES, UPLOAD_S
 from serve.routes.memory import memory_routes
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -141,6 +143,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
             functools.partial(approval_routes, office),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),
+        larger={FILES_PATH: BodyLimit(settings.batches.max_file_bytes + FORM_BYTES, UPLOAD_S)},
         tellers=(remembered,),
     )
     gateway = gateway_application(settings.gateway, settings.models, around)

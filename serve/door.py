@@ -1,17 +1,19 @@
 """What every request passes first: its id, its key and what that may do, its size; and what becomes
 of errors."""
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.errors import MainspringError
 from cluster.ids import Ids
 from cluster.telemetry import logger, request_id
 from serve.callers import PRINCIPAL
+from serve.clients import ClientGone
 from serve.doorkeeper import Doorkeeper
 from serve.problems import INTERNAL, Problem, problem_of
-from serve.routes.openai import ClientGone
 
 log = logger("gateway")
 
@@ -39,14 +41,37 @@ class TooLarge(MainspringError):
         return f"the body is larger than {self.limit} bytes"
 
 
+class TooSlow(MainspringError):
+    """A body that takes for ever."""
+
+    code = "request_timeout"
+    status = 408
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the body was not there after {self.seconds:g} s"
+
+
+@dataclass(frozen=True)
+class BodyLimit:
+    """What the body of a request may be: bytes, and seconds until it has come."""
+
+    bytes: int
+    seconds: float = 30.0
+
+
 class Door:
-    """See above."""
+    """`limit` holds for every body but those of the paths that begin as `larger` names."""
 
     def __init__(
-        self, app: App, keeper: Doorkeeper, max_body_bytes: int, ids: Ids, names_answers: bool
-    ) -> None:
-        self._app, self._keeper, self._max, self._ids = app, keeper, max_body_bytes, ids
-        self._names_answers = names_answers
+        self, app: App, keeper: Doorkeeper, limit: BodyLimit, ids: Ids, names_answers: bool,
+        larger: Mapping[str, BodyLimit] | None = None,
+    ) -> None:  # fmt: skip
+        self._app, self._keeper, self._limit, self._ids = app, keeper, limit, ids
+        self._larger, self._names_answers = larger or {}, names_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,8 +84,9 @@ class Door:
         token = request_id.set(name)
         reply = _Reply(send, name if self._names_answers else None)
         try:
-            await self._check(scope, headers)
-            await self._app(scope, self._bounded(receive), reply)
+            limit = self._limit_of(scope["path"])
+            await self._check(scope, headers, limit)
+            await self._app(scope, _bounded(receive, limit), reply)
         except ClientGone:
             pass  # nobody is there to answer
         except MainspringError as error:
@@ -72,28 +98,43 @@ class Door:
         finally:
             request_id.reset(token)
 
-    async def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
+    def _limit_of(self, path: str) -> BodyLimit:
+        named = (limit for start, limit in self._larger.items() if path.startswith(start))
+        return next(named, self._limit)
+
+    async def _check(self, scope: Scope, headers: dict[bytes, str], limit: BodyLimit) -> None:
         if scope["path"] not in OPEN_PATHS:
             who = await self._keeper.admit(headers.get(b"authorization", ""))
             who.require(scope["path"])
             scope[PRINCIPAL] = who
         length = headers.get(b"content-length", "0")
-        if length.isdigit() and int(length) > self._max:
-            raise TooLarge(self._max)
+        if length.isdigit() and int(length) > limit.bytes:
+            raise TooLarge(limit.bytes)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        received = 0
 
-        async def bounded() -> Event:
-            nonlocal received
-            event = await receive()
-            if event["type"] == "http.request":
-                received += len(event.get("body", b""))
-                if received > self._max:
-                    raise TooLarge(self._max)
-            return event
+def _bounded(receive: Receive, limit: BodyLimit) -> Receive:
+    """`receive` that raises TooLarge and TooSlow; once the body is there it waits for ever, for the
+    client to leave."""
+    received, whole = 0, False
+    until = asyncio.get_running_loop().time() + limit.seconds
 
-        return bounded
+    async def bounded() -> Event:
+        nonlocal received, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(until):
+                event = await receive()
+        except TimeoutError:
+            raise TooSlow(limit.seconds) from None
+        if event["type"] == "http.request":
+            received += len(event.get("body", b""))
+            whole = not event.get("more_body", False)
+            if received > limit.bytes:
+                raise TooLarge(limit.bytes)
+        return event
+
+    return bounded
 
 
 class _Reply:

@@ -4,7 +4,7 @@ Here it is put together. `door.py` tells who comes and turns away who may not; `
 the limits; what is asked of the engines goes through `Engines`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastapi import APIRouter, FastAPI
 
@@ -15,7 +15,8 @@ from serve.books import Books
 from serve.budget_metrics import BudgetMetrics
 from serve.calls import Engines
 from serve.catalog import Catalog
-from serve.door import Door
+from serve.description import OPENAPI_PATH
+from serve.door import BodyLimit, Door
 from serve.doorkeeper import Doorkeeper
 from serve.keys import digest_of
 from serve.metering import Meter
@@ -23,11 +24,13 @@ from serve.problems import install
 from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
 from serve.routes.feedback import FeedbackRoutes
+from serve.routes.generation import GenerationRoutes
 from serve.routes.mcp import PATH as MCP
 from serve.routes.mcp import McpEndpoint
 from serve.routes.openai import Embed, OpenAIRoutes
 from serve.routes.operations import OperationsRoutes
 from serve.routes.runs import Office, RunRoutes
+from serve.routes.tokens import TokenRoutes
 from serve.routes.usage import UsageRoutes
 from serve.workplace import WORKFLOWS
 
@@ -48,6 +51,7 @@ def build_app(
     clock: Clock | None = None,
     ids: Ids | None = None,
     names_answers: bool = True,
+    larger: Mapping[str, BodyLimit] | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -55,7 +59,7 @@ def build_app(
 
     `tenant` is whose the settings' keys are, and who needs none on loopback; `own_key` is the
     stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
-    already."""
+    already. `larger` are paths whose bodies may be larger than the section says."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -66,17 +70,20 @@ def build_app(
     if books is not None:
         tellers = (*tellers, BudgetMetrics(books))
     routers = [
-        OpenAIRoutes(catalog, engines, meter, clock, timeout_s, embed, admission).routes(),
+        OpenAIRoutes(catalog, clock, timeout_s, embed, admission).routes(),
+        GenerationRoutes(catalog, engines, clock, timeout_s, admission).routes(),
+        TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),
         *([] if office is None else _agents(office, clock, ids, timeout_s)),
         *(more() for more in extra_routes),
         OperationsRoutes(Readiness(catalog, engines, clock), meter, tellers).routes(),
     ]
-    app = FastAPI(title="Mainspring", openapi_url=None)
+    app = FastAPI(title="Mainspring", openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     install(app)
     app.add_middleware(
-        Door, keeper=keeper, max_body_bytes=section.max_body_bytes, ids=ids,
-        names_answers=names_answers,
+        Door, keeper=keeper, ids=ids,
+        limit=BodyLimit(section.max_body_bytes, section.body_timeout_s),
+        names_answers=names_answers, larger=larger or {},
     )  # fmt: skip
     for router in routers:
         app.include_router(router)

@@ -1,7 +1,7 @@
 """The gateway as a Serve deployment."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from serve.budgets import nano_of
 from serve.cache import with_cache
 from serve.calls import Engines
 from serve.catalog import Catalog
+from serve.door import BodyLimit
 from serve.gateway import build_app
 from serve.metering import Meter
 from serve.router import Router
@@ -40,7 +41,8 @@ class Surroundings:
     `directory` is where the engines are listed, `secret` opens them. `data_dir`, absolute, is where
     a SQLite file of the `accounts` lies; `tenant` is the settings' own. `encoder` is (deployment,
     application) of an encoder with `embed(list[str])`; `office` reaches the orchestrators,
-    `tellers` who else has metrics; `extra_routes` are called in the replica."""
+    `tellers` who else has metrics; `extra_routes` are called in the replica. `larger`: see
+    `build_app`."""
 
     directory: str
     secret: str = field(repr=False)
@@ -51,6 +53,7 @@ class Surroundings:
     office: Office | None = None
     tellers: Sequence[Office] = ()
     extra_routes: Sequence[Callable[[], APIRouter]] = ()
+    larger: Mapping[str, BodyLimit] = field(default_factory=dict)
 
 
 class Gateway:
@@ -88,6 +91,7 @@ class Gateway:
             books=self._books,
             own_key=around.secret,
             extra_routes=around.extra_routes,
+            larger=around.larger,
             names_answers=False,
         )
 

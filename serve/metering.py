@@ -42,11 +42,12 @@ def usage_of(answer: Mapping[str, Any]) -> Usage:
     usage = answer.get("usage")
     if not isinstance(usage, Mapping):
         return Usage()
-    details = usage.get("prompt_tokens_details")
+    # Responses name the same things otherwise.
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
     return Usage(
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        int(usage.get("prompt_tokens") or usage.get("input_tokens") or 0),
+        int(usage.get("completion_tokens") or usage.get("output_tokens") or 0),
         cached_tokens=int(cached or 0),
     )
 

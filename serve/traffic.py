@@ -106,7 +106,9 @@ class Traffic:
             del self._by_replica[replica.id]
 
     def answered(self, answer: Answer) -> None:
-        """Learn from a whole answer how long they take."""
+        """Learn from a whole answer how long they take; one without tokens says nothing of that."""
+        if not answer.usage.completion_tokens:
+            return
         pace = self._pace.setdefault(answer.model.id, Pace())
         first = answer.first_byte - answer.sent if answer.call.stream else None
         pace.note(first, answer.engine_s, self._clock.monotonic())

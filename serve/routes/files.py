@@ -11,6 +11,10 @@ from serve.bulk.files import PURPOSES, UPLOADED, File, Files
 from serve.callers import tenant_of
 from serve.routes.listing import MAX_LISTED, listing
 
+FILES_PATH: Final = "/v1/files"
+UPLOAD_S: Final = 600.0
+FORM_BYTES: Final = 65_536
+"""What a multipart form adds to its file at most."""
 MAX_EXPIRY_S: Final = 365 * 86_400
 
 
@@ -24,11 +28,11 @@ class FileRoutes:
     def routes(self) -> APIRouter:
         """The routes to include in the app."""
         routes = APIRouter()
-        routes.add_api_route("/v1/files", self.upload, methods=["POST"])
-        routes.add_api_route("/v1/files", self.listed, methods=["GET"])
-        routes.add_api_route("/v1/files/{id}", self.one, methods=["GET"])
-        routes.add_api_route("/v1/files/{id}", self.remove, methods=["DELETE"])
-        routes.add_api_route("/v1/files/{id}/content", self.content, methods=["GET"])
+        routes.add_api_route(FILES_PATH, self.upload, methods=["POST"])
+        routes.add_api_route(FILES_PATH, self.listed, methods=["GET"])
+        routes.add_api_route(f"{FILES_PATH}/{{id}}", self.one, methods=["GET"])
+        routes.add_api_route(f"{FILES_PATH}/{{id}}", self.remove, methods=["DELETE"])
+        routes.add_api_route(f"{FILES_PATH}/{{id}}/content", self.content, methods=["GET"])
         return routes
 
     def upload(
