@@ -1,18 +1,39 @@
-"""How routes that read their body themselves are described in the OpenAPI document."""
+"""The OpenAPI description of handlers that read their body themselves."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 OPENAPI_PATH: Final = "/openapi.json"
+_READS: Final = "mainspring_reads"
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-def described(kind: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """What a route adds to its description: a JSON body of this kind."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": required, "content": {"application/json": {
-        "schema": _inlined(schema, schema.pop("$defs", {}))
-    }}}}  # fmt: skip
+def reads(kind: type[BaseModel]) -> Callable[[Handler], Handler]:
+    """Says of a handler that it reads a JSON body of this kind."""
+
+    def told(handler: Handler) -> Handler:
+        setattr(handler, _READS, kind)
+        return handler
+
+    return told
+
+
+def describe(app: FastAPI) -> None:
+    """Add to the app's description what its handlers read."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and (kind := getattr(route.endpoint, _READS, None)):
+            route.openapi_extra = _body(kind)
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    schema = kind.model_json_schema()
+    whole = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole}}}}
 
 
 def _inlined(schema: Any, known: dict[str, Any]) -> Any:

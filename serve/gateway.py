@@ -15,7 +15,7 @@ from serve.books import Books
 from serve.budget_metrics import BudgetMetrics
 from serve.calls import Engines
 from serve.catalog import Catalog
-from serve.description import OPENAPI_PATH
+from serve.description import OPENAPI_PATH, describe
 from serve.door import BodyLimit, Door
 from serve.doorkeeper import Doorkeeper
 from serve.keys import digest_of
@@ -87,6 +87,7 @@ def build_app(
     )  # fmt: skip
     for router in routers:
         app.include_router(router)
+    describe(app)
     app.add_route(MCP, McpEndpoint(app, section.is_loopback), methods=["POST"])  # type: ignore[arg-type]
     return app
 

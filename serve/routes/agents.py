@@ -13,6 +13,7 @@ from agents.state import AgentState, RunState
 from cluster.errors import InvalidInput
 from cluster.ids import Ids
 from serve.callers import tenant_of
+from serve.description import reads
 from serve.routes.runs import (
     Office,
     RunRoutes,
@@ -64,6 +65,7 @@ class AgentRoutes:
         add("/v1/agents/{agent:path}", self.one, methods=["GET"])
         return routes
 
+    @reads(AgentSpec)
     async def register(self, http: Request) -> Response:
         """POST /v1/agents: an AgentSpec; its id and its workflow may be left to us"""
         spec = self._spec({"workflow": CONVERSATION} | parse_body(await http.body()))
@@ -84,6 +86,7 @@ class AgentRoutes:
         state = await self._office.ask("agent", tenant_of(http), agent)
         return JSONResponse(_agent_body(row) | _state_body(state))
 
+    @reads(MessageRequest)
     async def message(self, http: Request, agent: str) -> Response:
         """POST /v1/agents/{agent}/messages"""
         asked = read(MessageRequest, parse_body(await http.body()))
@@ -106,6 +109,7 @@ class AgentRoutes:
         row = await self._office.ask("find_agent", tenant_of(http), agent)
         return JSONResponse(_agent_body(row) | {"cancelled_runs": cancelled})
 
+    @reads(AgentFork)
     async def fork(self, http: Request, agent: str) -> Response:
         """POST /v1/agents/{agent}/fork"""
         asked = read(AgentFork, parse_body(await http.body()))

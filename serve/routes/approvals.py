@@ -10,6 +10,7 @@ from agents.approvals import Answer, ApprovalRow
 from agents.evidence import evidence
 from cluster.errors import InvalidInput
 from serve.callers import principal_of, tenant_of
+from serve.description import reads
 from serve.routes.runs import Office, require_listable
 from serve.schemas import Body, parse_body, read
 
@@ -58,12 +59,14 @@ class ApprovalRoutes:
         row, run = await self._office.ask("approval", tenant_of(http), id)
         return JSONResponse(approval_body(row) | {"evidence": evidence(run, row.step)})
 
+    @reads(ApproveRequest)
     async def approve(self, http: Request, id: str) -> Response:
         """POST /v1/approvals/{id}/approve"""
         asked = read(ApproveRequest, parse_body(await http.body()))
         said = Answer(True, _whose(http, asked.by), asked.note, asked.at_most_cents)
         return await self._answer(http, id, said)
 
+    @reads(DenyRequest)
     async def deny(self, http: Request, id: str) -> Response:
         """POST /v1/approvals/{id}/deny"""
         asked = read(DenyRequest, parse_body(await http.body()))

@@ -13,6 +13,7 @@ from cluster.settings import BatchesSection
 from serve.bulk.archive import Archive
 from serve.bulk.table import Batch
 from serve.callers import principal_of, tenant_of
+from serve.description import reads
 from serve.routes.files import FileRoutes
 from serve.routes.listing import listing
 from serve.schemas import Body, parse_body, read
@@ -53,6 +54,7 @@ class BatchRoutes:
         routes.add_api_route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"])
         return routes
 
+    @reads(Asked)
     async def create(self, http: Request) -> Response:
         """POST /v1/batches"""
         asked = read(Asked, parse_body(await http.body()))

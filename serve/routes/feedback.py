@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from agents.journal import Verdict
 from cluster.errors import InvalidInput
 from serve.callers import caller_of, principal_of, tenant_of
+from serve.description import reads
 from serve.keys import Forbidden
 from serve.opinions import MAX_ROWS, Opinion, Opinions
 from serve.routes.usage import moment
@@ -36,6 +37,7 @@ class FeedbackRoutes:
         routes.add_api_route("/v1/feedback", self.all, methods=["GET"])
         return routes
 
+    @reads(FeedbackRequest)
     async def say(self, http: Request) -> Response:
         """POST /v1/feedback; said twice is said once, and the last one counts."""
         said = read(FeedbackRequest, parse_body(await http.body()))

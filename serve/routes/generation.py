@@ -19,7 +19,7 @@ from serve.callers import caller_of, principal_of, request_id_of, tenant_of
 from serve.calls import Answer, Call, Engines
 from serve.catalog import Catalog
 from serve.clients import unless_gone
-from serve.description import described
+from serve.description import reads
 from serve.forms import FORMS, Form
 from serve.metering import usd_text
 from serve.problems import problem_of
@@ -41,13 +41,11 @@ class GenerationRoutes:
         """The routes to include in the app."""
         routes = APIRouter()
         for form in FORMS:
-            routes.add_api_route(
-                form.path, self._handler(form), methods=["POST"], name=form.path,
-                openapi_extra=described(form.kind),
-            )  # fmt: skip
+            routes.add_api_route(form.path, self._handler(form), methods=["POST"], name=form.path)
         return routes
 
     def _handler(self, form: Form) -> Any:
+        @reads(form.kind)
         async def generate(http: Request) -> Response:
             return await self._generate(http, form)
 

@@ -17,6 +17,7 @@ from memory.log import Note
 from memory.records import Hit, Origin, Query, Record
 from memory.retention import Erasure
 from serve.callers import tenant_of
+from serve.description import reads
 from serve.routes.memory_bodies import (
     Because,
     ExportRequest,
@@ -70,6 +71,7 @@ class MemoryRoutes:
         add("/v1/memory/{id}/history", self.history, methods=["GET"])
         return routes
 
+    @reads(RememberRequest)
     async def remember(self, http: Request) -> Response:
         """POST /v1/memory"""
         asked = read(RememberRequest, parse_body(await http.body()))
@@ -102,6 +104,7 @@ class MemoryRoutes:
             pinned=asked.pinned,
         )
 
+    @reads(SearchRequest)
     async def search(self, http: Request) -> Response:
         """POST /v1/memory/search"""
         asked = read(SearchRequest, parse_body(await http.body()))
@@ -127,6 +130,7 @@ class MemoryRoutes:
         """GET /v1/memory/{id}"""
         return JSONResponse(_body(await self._office.ask("get", tenant_of(http), _id(id))))
 
+    @reads(UpdateRequest)
     async def update(self, http: Request, id: str) -> Response:
         """PATCH /v1/memory/{id}"""
         asked = read(UpdateRequest, parse_body(await http.body()))
@@ -134,6 +138,7 @@ class MemoryRoutes:
         record = await self._office.ask("update", tenant_of(http), _id(id), asked.text, note)
         return JSONResponse(_body(record))
 
+    @reads(Because)
     async def promote(self, http: Request, id: str) -> Response:
         """POST /v1/memory/{id}/promote: whoever holds a key acts for a person"""
         asked = read(Because, parse_body(await http.body()))
@@ -156,6 +161,7 @@ class MemoryRoutes:
         await self._office.ask("get", tenant_of(http), _id(id))
         return await self._erased(http, (id,), "", by, why)
 
+    @reads(ForgetRequest)
     async def forget(self, http: Request) -> Response:
         """POST /v1/memory/forget"""
         asked = read(ForgetRequest, parse_body(await http.body()))
@@ -171,12 +177,14 @@ class MemoryRoutes:
         )
         return JSONResponse(_receipt_body(receipt))
 
+    @reads(ExportRequest)
     async def export(self, http: Request) -> Response:
         """POST /v1/memory/export"""
         asked = read(ExportRequest, parse_body(await http.body()))
         path = await self._office.ask("export", tenant_of(http), asked.name, timeout_s=120.0)
         return JSONResponse({"object": "memory.export", "path": path}, status_code=201)
 
+    @reads(ImportRequest)
     async def import_(self, http: Request) -> Response:
         """POST /v1/memory/import"""
         asked = read(ImportRequest, parse_body(await http.body()))
@@ -187,10 +195,12 @@ class MemoryRoutes:
         body = {"added": report.added, "known": report.known, "problems": report.problems}
         return JSONResponse({"object": "memory.import", **body})
 
+    @reads(HoldRequest)
     async def hold(self, http: Request) -> Response:
         """POST /v1/memory/hold"""
         return await self._held(http, "hold")
 
+    @reads(HoldRequest)
     async def release(self, http: Request) -> Response:
         """POST /v1/memory/release"""
         return await self._held(http, "release")

@@ -16,7 +16,7 @@ from serve.admission import Admission
 from serve.budgets import Worst
 from serve.callers import caller_of, principal_of, request_id_of
 from serve.catalog import EMBEDDING_MODEL, Catalog, model_card
-from serve.description import described
+from serve.description import reads
 from serve.ledger import Used
 from serve.problems import Refused
 from serve.schemas import EmbeddingRequest, parse_body, read
@@ -57,10 +57,7 @@ class OpenAIRoutes:
         routes = APIRouter()
         routes.add_api_route("/v1/models", self.models, methods=["GET"])
         routes.add_api_route("/v1/models/{name:path}", self.one_model, methods=["GET"])
-        routes.add_api_route(
-            "/v1/embeddings", self.embeddings, methods=["POST"],
-            openapi_extra=described(EmbeddingRequest),
-        )  # fmt: skip
+        routes.add_api_route("/v1/embeddings", self.embeddings, methods=["POST"])
         return routes
 
     async def models(self) -> Response:
@@ -72,6 +69,7 @@ class OpenAIRoutes:
         """GET /v1/models/{name}"""
         return JSONResponse(model_card(name, self._catalog, self._created))
 
+    @reads(EmbeddingRequest)
     async def embeddings(self, http: Request) -> Response:
         """POST /v1/embeddings"""
         request = read(EmbeddingRequest, parse_body(await http.body()))

@@ -16,6 +16,7 @@ from agents.state import RunState, effect_states
 from cluster.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from cluster.ids import Clock, Ids
 from serve.callers import tenant_of
+from serve.description import reads
 from serve.schemas import Body, parse_body, read
 
 HOLD_S: Final = 15.0
@@ -90,6 +91,7 @@ class RunRoutes:
         add("/v1/schedules/{name}", self.unschedule, methods=["DELETE"])
         return routes
 
+    @reads(RunRequest)
     async def begin(self, http: Request) -> Response:
         """POST /v1/runs"""
         asked = read(RunRequest, parse_body(await http.body()))
@@ -160,37 +162,44 @@ class RunRoutes:
             if not events:
                 yield b": waiting\n\n"
 
+    @reads(SignalRequest)
     async def signal(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/signal"""
         told = read(SignalRequest, parse_body(await http.body()))
         return await self._act(http, run, "signal", told.name, told.value, told.by)
 
+    @reads(Told)
     async def pause(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/pause"""
         told = read(Told, await _optional(http))
         return await self._act(http, run, "pause", told.by, told.reason)
 
+    @reads(Told)
     async def resume(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/resume"""
         told = read(Told, await _optional(http))
         return await self._act(http, run, "resume", told.by)
 
+    @reads(CancelRequest)
     async def cancel(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/cancel"""
         told = read(CancelRequest, await _optional(http))
         return await self._act(http, run, "cancel", told.by, told.reason, told.undo)
 
+    @reads(Told)
     async def retry(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/retry"""
         told = read(Told, await _optional(http))
         return await self._act(http, run, "retry", told.by)
 
+    @reads(ForkRequest)
     async def fork(self, http: Request, run: str) -> Response:
         """POST /v1/runs/{run}/fork"""
         asked = read(ForkRequest, parse_body(await http.body()))
         key = idempotency_key(http, self._ids)
         return await self._act(http, run, "fork", asked.after, f"fork:{run}:{key}")
 
+    @reads(ScheduleSpec)
     async def schedule(self, http: Request) -> Response:
         """POST /v1/schedules"""
         spec = read(ScheduleSpec, parse_body(await http.body()))

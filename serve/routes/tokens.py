@@ -13,7 +13,7 @@ from serve.callers import caller_of, principal_of, request_id_of, tenant_of
 from serve.calls import Call, Engines
 from serve.catalog import Catalog
 from serve.clients import unless_gone
-from serve.description import described
+from serve.description import reads
 from serve.routing import Route
 from serve.schemas import parse_body, read
 
@@ -42,13 +42,11 @@ class TokenRoutes:
         """The routes to include in the app."""
         routes = APIRouter()
         for path in PATHS:
-            routes.add_api_route(
-                path, self._handler(path), methods=["POST"], name=path,
-                openapi_extra=described(TokensRequest),
-            )  # fmt: skip
+            routes.add_api_route(path, self._handler(path), methods=["POST"], name=path)
         return routes
 
     def _handler(self, path: str) -> Any:
+        @reads(TokensRequest)
         async def tokens(http: Request) -> Response:
             return await self._tokens(http, path)
 
