@@ -20,6 +20,7 @@ from serve.gateway import build_app
 from serve.listener import Listener
 from serve.metering import Meter
 from serve.router import Router
+from serve.routes.tokens import PATHS
 
 SECRET = "between us"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
@@ -128,7 +129,8 @@ async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> Non
 @asynccontextmanager
 async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", engine.handle)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", *PATHS):
+        app.router.add_post(path, engine.handle)
     # Without handler_cancellation aiohttp would not tell the fake that its client has gone.
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
