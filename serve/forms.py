@@ -47,7 +47,8 @@ def _not_text(value: Any) -> bool:
 @dataclass(frozen=True)
 class Form:
     """`view` reads a body as a chat request, `sent` is what the engine gets of it. `refused` are
-    the parameters that no engine here serves, with what says whether they ask for anything."""
+    the parameters that no engine here serves, with what says whether they ask for anything;
+    `limit_name` is what the form calls the most tokens to write."""
 
     path: str
     kind: type[BaseModel]
@@ -55,6 +56,7 @@ class Form:
     sent: Callable[[Payload], Payload]
     meter: Callable[[ModelSection, bool], Metering]
     refused: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    limit_name: str = "max_tokens"
 
     def read(self, payload: Payload) -> ChatRequest:
         """What the gateway decides by. InvalidInput for a wrong field, Refused (400,
@@ -90,9 +92,9 @@ class CompletionRequest(BaseModel):
         """The prompts as texts; one of token ids is as long as its ids are many."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if not self.prompt or isinstance(self.prompt[0], int):
+        if self.prompt and isinstance(self.prompt[0], int):
             return ["x" * 4 * len(self.prompt)]
-        return [p if isinstance(p, str) else "x" * 4 * len(p) for p in self.prompt]
+        return [p if isinstance(p, str) else "x" * 4 * len(p) for p in self.prompt]  # type: ignore[arg-type]
 
 
 class ResponsesRequest(BaseModel):
@@ -207,7 +209,7 @@ CHAT: Final = Form(
     {
         "audio": _refused, "modalities": _not_text, "web_search_options": _refused,
         "store": _refused, "prediction": _refused, "functions": _refused,
-        "function_call": _refused, "stream_options.include_obfuscation": _refused,
+        "function_call": _refused,
     },
 )  # fmt: skip
 COMPLETION: Final = Form(
@@ -223,5 +225,6 @@ RESPONSES: Final = Form(
             "context_management", "moderation",
         )
     },
+    "max_output_tokens",
 )  # fmt: skip
 FORMS: Final = (CHAT, COMPLETION, RESPONSES)

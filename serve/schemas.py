@@ -4,6 +4,7 @@ vLLM checks the rest: a second full copy of its schema would only drift from it.
 """
 
 import json
+import re
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.errors import InvalidInput
 
 MAX_DEPTH = 64
+_TYPE = re.compile(r"str|int|float|bool|list\[.*\]|dict\[.*\]")
 MAX_CHOICES = 64
 MAX_PRIORITY = 1_000
 
@@ -111,7 +113,9 @@ def read(kind: type[Model], payload: dict[str, Any]) -> Model:
         return kind.model_validate(payload)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
+        # Of a value that may be of several types, pydantic names the type that it tried.
+        named = (str(part) for part in first["loc"])
+        where = ".".join(part for part in named if not _TYPE.fullmatch(part)) or "body"
         value = "nothing" if first["type"] == "missing" else first["input"]
         raise InvalidInput(where, value, first["msg"]) from None
 

@@ -30,6 +30,7 @@ if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
+@pytest.hookimpl(tryfirst=True)  # what divides them reads the marks next
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is kept together when two processes share the tests: all that use the stack, of which a
     machine holds one, and the tests of a file, which share what its fixtures start."""

@@ -56,7 +56,7 @@ class GenerationRoutes:
         payload = parse_body(await http.body())
         request = form.read(payload)
         features = features_of(request)
-        self._refuse_too_long(request)
+        self._refuse_too_long(request, form)
         chosen = route(features, self._catalog, self._engines.load())
         call = self._call(http, form, payload, request, arrived)
         bill = await self._let_in(http, request, chosen, call)
@@ -104,11 +104,11 @@ class GenerationRoutes:
             cache_control=http.headers.get("cache-control", ""),
         )
 
-    def _refuse_too_long(self, request: ChatRequest) -> None:
+    def _refuse_too_long(self, request: ChatRequest, form: Form) -> None:
         names = {m.id: m.max_model_len for m in self._catalog.models}
         room = names.get(request.model, self._catalog.widest_context())
         if request.limit is not None and request.limit >= room:
-            name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+            name = "max_completion_tokens" if request.max_completion_tokens else form.limit_name
             raise InvalidInput(name, request.limit, f"less than the model's context of {room}")
 
     def _headers(self, chosen: Route, answer: Answer) -> dict[str, str]:
