@@ -23,7 +23,7 @@ check: setup  ## Lint, types and the direction of imports
 	$(BIN)/lint-imports
 
 test: setup  ## All tests, in two processes; ARGS="-k name" for some
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: setup  ## List the benchmarks; make bench-NAME runs one
 	@ls benchmarks/*.py | sed -n -E 's#benchmarks/([a-z]+)\.py#make bench-\1#p'
