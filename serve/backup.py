@@ -5,9 +5,9 @@ milliseconds: the journal first, what it points at after it. So a step that the 
 holds as begun may be done in what follows, which a restored stack finds by looking it up; nothing
 is held as done that is missing. The memory's index is not in it: it is made anew from the log.
 
-Covered: SQLite files, PostgreSQL through its own pg_dump and pg_restore, the folders of the data
-folder. Not covered: objects and checkpoints in S3, which stay where they are, and a help-desk or
-another system beyond a connector.
+Covered: SQLite files, PostgreSQL through its own pg_dump and pg_restore, what else lasts in the
+data folder, the signing keys among it. Not covered: objects and checkpoints in S3, which stay where
+they are, and a help-desk or another system beyond a connector.
 """
 
 import hashlib
@@ -27,12 +27,14 @@ from typing import Any, Final
 
 from sqlalchemy.engine import make_url
 
+from agents.guarding import AUDIT, KEYS, REFUSED
 from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
 from cluster.settings import Settings
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-FOLDERS: Final = ("checkpoints", "heads", "memory-exports")
+KEPT: Final = ("checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, REFUSED)
+"""Beside the databases: folders and files of the data folder."""
 DUMP_LIMIT_S: Final = 3_600.0
 _CHUNK: Final = 1 << 20
 _DESK: Final = "desk.db"
@@ -87,9 +89,8 @@ def backup(settings: Settings, out: Path, now: float) -> Manifest:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".backup-") as folder:
             parts = Path(folder)
             _dump(settings, parts / "databases")
-            for name in (*FOLDERS, *_objects(settings)):
-                if (data_dir / name).is_dir():
-                    shutil.copytree(data_dir / name, parts / name)
+            for name in (*KEPT, *_objects(settings)):
+                _copied(data_dir / name, parts / name)
             manifest = Manifest(FORMAT, settings.profile, now, tuple(_listed(parts)))
             if not manifest.parts:
                 raise NotFound("state to back up in", str(data_dir))
@@ -117,10 +118,17 @@ def restore(settings: Settings, file: Path) -> Manifest:
         # Those that can refuse come first: moving files into an empty folder can't.
         for name, url in sorted(databases(settings).items(), key=lambda d: _is_file(d[1])):
             _put_database(name, url, parts / "databases", data_dir)
-        for name in (*FOLDERS, *_objects(settings)):
-            if (parts / name).is_dir():
+        for name in (*KEPT, *_objects(settings)):
+            if (parts / name).exists():
                 (parts / name).replace(data_dir / name)
     return manifest
+
+
+def _copied(what: Path, to: Path) -> None:
+    if what.is_dir():
+        shutil.copytree(what, to)
+    elif what.is_file():
+        shutil.copy2(what, to)
 
 
 def _dump(settings: Settings, to: Path) -> None:
@@ -191,6 +199,7 @@ def _run(url: str, tool: str, *words: str) -> None:
 
 
 def _pack(parts: Path, manifest: Manifest, to: Path) -> None:
+    to.touch(mode=0o600)  # the keys that sign intents and the audit are in it
     with tarfile.open(to, "w:gz", compresslevel=1) as tar:
         tar.add(parts / MANIFEST, MANIFEST)
         for part in manifest.parts:
@@ -236,7 +245,7 @@ def _places(settings: Settings) -> list[str]:
     """What a restore puts into the data folder."""
     data_dir = settings.data_dir.resolve()
     files = (_sqlite_file(url, data_dir) for url in databases(settings).values())
-    return [*(str(file) for file in files if file), *FOLDERS, *_objects(settings)]
+    return [*(str(file) for file in files if file), *KEPT, *_objects(settings)]
 
 
 def _objects(settings: Settings) -> list[str]:

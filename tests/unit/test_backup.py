@@ -48,9 +48,15 @@ def test_what_was_there_is_there_again(tmp_path: Path) -> None:
     run, file = fill(old)
     (old.data_dir / "checkpoints" / "routine").mkdir(parents=True)
     (old.data_dir / "checkpoints" / "routine" / "history.json").write_text("[]")
+    (old.data_dir / "intents").mkdir()
+    (old.data_dir / "intents" / "key").write_bytes(b"secret")
+    (old.data_dir / "refused.jsonl").write_text("{}\n")
     out = tmp_path / "b.tar.gz"
     made = backups.backup(old, out, NOW)
+    assert out.stat().st_mode & 0o077 == 0
     assert backups.restore(new, out) == made
+    assert (new.data_dir / "intents" / "key").read_bytes() == b"secret"
+    assert (new.data_dir / "refused.jsonl").read_text() == "{}\n"
     journal = journal_of(new)
     assert journal.verify(run) == 2
     journal.close()
