@@ -22,6 +22,7 @@ from typing import Any, Final
 from agents.events import RunOptions
 from cluster.errors import InvalidInput
 from cluster.settings import Settings, infra_path
+from serve.running import DEMO
 
 Ticket = dict[str, str]
 _OFFER_S: Final = 60.0
@@ -91,7 +92,7 @@ def own_settings(settings: Settings) -> Settings:
     workflows are trusted to go by the policy, unless the profile says otherwise."""
     trusted = {"support": 2, "triage": 2, **settings.agents.autonomy}
     agents = settings.agents.model_copy(update={"autonomy": trusted})
-    return settings.model_copy(update={"data_dir": settings.data_dir / "demo", "agents": agents})
+    return settings.model_copy(update={"data_dir": settings.data_dir / DEMO, "agents": agents})
 
 
 def clear_unless_unfinished(own: Settings, queue: Queue) -> bool:

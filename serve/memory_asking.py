@@ -35,7 +35,7 @@ class Asking(Protocol):
 def opened(settings: Settings) -> Iterator[Asking]:
     """The memory of the settings' data folder. Conflict, naming the process, when another one than
     a stack has it open."""
-    from serve.running import find
+    from serve.running import find, home_of
 
     running = find(settings.data_dir)
     if running is None:
@@ -48,7 +48,7 @@ def opened(settings: Settings) -> Iterator[Asking]:
         return
     from serve.lifecycle import joined
 
-    with joined(running, settings.data_dir) as actors:
+    with joined(running, home_of(settings.data_dir)) as actors:
         yield _There(actors("memory"))
 
 

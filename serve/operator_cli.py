@@ -276,12 +276,12 @@ def _object(name: str, text: str) -> dict[str, Any]:
 def take_up(settings: Settings, run: str) -> None:
     """Have the running stack go on with the run; without one it does at its next start."""
     from serve.lifecycle import joined
-    from serve.running import find
+    from serve.running import find, home_of
 
     running = find(settings.data_dir)
     if running is None:
         return
-    with joined(running, settings.data_dir) as actors:
+    with joined(running, home_of(settings.data_dir)) as actors:
         import ray
 
         from agents.owners import NAME

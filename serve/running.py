@@ -6,10 +6,12 @@ import os
 import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from cluster.errors import ConfigError, Conflict, Unavailable
 from cluster.settings import Settings
+
+DEMO: Final = "demo"
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,16 @@ def is_free(port: int) -> bool:
     return True
 
 
+def home_of(data_dir: Path) -> Path:
+    """The folder that a stack holds whose data lie in `data_dir`: the demo's lie below its own."""
+    above = data_dir.parent
+    below = data_dir.name == DEMO and read(data_dir) is None and read(above) is not None
+    return above if below else data_dir
+
+
 def find(data_dir: Path) -> Running | None:
     """The stack that runs or starts on the folder, if any."""
-    running = read(data_dir)
+    running = read(home_of(data_dir))
     return running if running is not None and _is_alive(running.pid) else None
 
 

@@ -13,7 +13,7 @@ from cluster.objects import opened
 from cluster.settings import load
 from serve import backup as kept
 from serve.keys_cli import opened as opened_books
-from serve.running import Claim, require
+from serve.running import Claim, home_of, require
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
@@ -38,9 +38,12 @@ def status(
     from serve import status as statuses
 
     settings = load(profile)
-    running = require(settings.data_dir)
+    running, home = require(settings.data_dir), home_of(settings.data_dir)
     names = orchestrator_names(settings.agents.orchestrators)
-    with opened_books(settings) as books, lifecycle.joined(running, settings.data_dir) as actor:
+    with (
+        opened_books(settings) as books,
+        lifecycle.joined(running, home) as actor,
+    ):
         found = statuses.look(
             running.url, tenant or settings.tenant, asking(actor), names, books, nodes()
         )

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agents.events import RunOptions
 from cluster.environment import prepare
 from serve.running import require
 
@@ -31,7 +32,12 @@ async def main(home: Path, count: int, kills: int) -> dict[str, Any]:
     for copy in copies:
         given = {"ticket": copy["id"], "head": "support"}
         run_id = await orchestrator.submit.remote(
-            "default", f"chaos:{copy['id']}", "support", f"chaos/{copy['id']}", given
+            "default",
+            f"chaos:{copy['id']}",
+            "support",
+            f"chaos/{copy['id']}",
+            given,
+            RunOptions(asks="hand_over"),
         )
         runs[run_id] = copy["id"]
     killed: list[str] = []

@@ -11,7 +11,16 @@ import pytest
 
 from cluster.errors import ConfigError, Conflict, Unavailable
 from cluster.settings import load
-from serve.running import Claim, Running, is_free, read, require, require_free_ports
+from serve.running import (
+    Claim,
+    Running,
+    find,
+    home_of,
+    is_free,
+    read,
+    require,
+    require_free_ports,
+)
 
 OURS = Running(os.getpid(), "stack_1", "http://127.0.0.1:8000", "127.0.0.1:6379", {"total": 1.5})
 
@@ -100,3 +109,15 @@ def test_haproxys_ports_do_not_matter_without_haproxy(taken: int) -> None:
     require_free_ports(load(gateway={**ports, "haproxy": False}))
     with pytest.raises(ConfigError):
         require_free_ports(load(gateway={**ports, "haproxy": True}))
+
+
+def test_the_demos_stack_is_found_from_the_folder_of_its_data(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    assert find(tmp_path / "demo") is None
+    claim = Claim(tmp_path)
+    claim.write(Running(os.getpid(), "stack_1", "http://127.0.0.1:1"))
+    found = find(tmp_path / "demo")
+    assert found is not None and found.stack == "stack_1"
+    assert home_of(tmp_path / "demo") == tmp_path
+    assert find(tmp_path / "other") is None
+    claim.release()
