@@ -69,7 +69,8 @@ async def goes_on(world: World, run: str) -> RunState:
 async def test_what_may_have_been_done_is_not_done_again(world: World) -> None:
     run = await parked(world, "after connector refund")
     assert refunds(world) == 1
-    assert "before connector lookup" not in world.trace
+    since = world.trace[world.trace.index("after connector refund") :]
+    assert "before connector lookup" not in since
     key = state(world, run).open_effects[STEP].key
     receipt: dict[str, Any] = world.connector.find(key) or {}
     resolve(world.journal, run, STEP, done=True, by="ann", receipt=receipt)

@@ -101,6 +101,10 @@ def test_own_budget_takes_the_place_of_everybodys(held: Reservations) -> None:
     budget(held, "run", EVERY, "total", 20)
     budget(held, "run", "run-1", "total", 40)
     reserve(held, "a", 40, replace(ANNA, run="run-1"))
+    with pytest.raises(BudgetExceeded):
+        reserve(held, "b", 1, replace(ANNA, run="run-1"))
+    with pytest.raises(BudgetExceeded):
+        reserve(held, "c", 21, replace(ANNA, run="run-2"))
 
 
 def test_period_begins_anew(held: Reservations, clock: FakeClock) -> None:
