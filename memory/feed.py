@@ -104,23 +104,28 @@ class Index:
 
     async def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
         """See VectorStore."""
-        here = self._tail.nearest(vector, scope, limit)
+        here, newer = self._tail.nearest(vector, scope, limit), self._known()
         there = await asyncio.to_thread(self._store.nearest, vector, scope, limit)
-        return self._merged(here, there, limit)
+        return self._merged(here, newer, there, limit)
 
     async def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
         """See VectorStore."""
         if not keywords:
             return []
-        here = self._tail.matching(keywords, scope, limit)
+        here, newer = self._tail.matching(keywords, scope, limit), self._known()
         there = await asyncio.to_thread(self._store.matching, keywords, scope, limit)
-        return self._merged(here, there, limit)
+        return self._merged(here, newer, there, limit)
 
-    def _merged(self, here: list[Match], there: list[Match], limit: int) -> list[Match]:
-        # what waits is newer than what the store says of the same record
-        older = [match for match in there if not self._knows(match.id)]
-        known = {match.id for match in here}
-        both = here + [match for match in older if match.id not in known]
+    def _known(self) -> set[str]:
+        return self._tail.ids() | self._gone
+
+    def _merged(
+        self, here: list[Match], newer: set[str], there: list[Match], limit: int
+    ) -> list[Match]:
+        # What waited is newer than what the store says of the same record. What has begun to wait
+        # since `here` was looked up is not in it: there the store's word is all that there is.
+        older = [m for m in there if m.id not in newer and m.id not in self._gone]
+        both = here + older
         return sorted(both, key=lambda m: (-m.score, m.id))[:limit]
 
     async def align(self, rows: Rows) -> int:

@@ -276,6 +276,6 @@ class LogRows:
             yield from self._all(statement, **values, ids=part)
 
     def _all(self, statement: TextClause, **values: object) -> Sequence[Any]:
-        # Behind the writers: a question beside a change of the embedder must miss nothing.
-        with self._database.transaction() as connection:
+        # beside the writers: a question does not wait for the disk behind what they write
+        with self._database.reading() as connection:
             return connection.execute(statement, values).all()

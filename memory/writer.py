@@ -97,7 +97,9 @@ class Writer:
     async def embedded(self, records: list[Record], vectors: Vectors, space: str) -> None:
         """The same for who is `alone` already."""
         await asyncio.to_thread(self._log.embed, records, vectors, space)
-        await self._tell(records, learn=False)
+        # the other spaces' rows are as they were, and so are the neighbours
+        upto = await asyncio.to_thread(self._log.end)
+        await self._put([record.id for record in records], upto, space)
 
     async def remove(self, records: list[Record], what: What, note: Note) -> None:
         """Take records out of the log; from now on nothing finds them."""
@@ -164,8 +166,8 @@ class Writer:
         ids = await asyncio.to_thread(self._lexicon.touched, records)
         await self._put(ids, await asyncio.to_thread(self._log.end))
 
-    async def _put(self, ids: list[str], upto: int) -> None:
-        for index in list(self._indexes):
+    async def _put(self, ids: list[str], upto: int, space: str = "") -> None:
+        for index in [i for i in self._indexes if space in ("", i.space.name)]:
             index.put(await asyncio.to_thread(self._lexicon.rows, ids, index.space.name), upto)
 
 

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from threading import Event, Semaphore
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from memory import service
 from memory.embed import DIMENSION, Vectors
 from memory.log import Note
 from memory.records import Origin, Query, Record
-from memory.store import Row
+from memory.scope import Filter
+from memory.store import Keywords, Match, Row
 from tests.memories import START, Desk, Shelf, said
 
 
@@ -69,6 +71,44 @@ async def test_each_asked_kind_is_searched_for_itself(desk: Desk) -> None:
     query = Query("shop", "where is my lamp", k=4, kinds=("policy", "ticket"), min_score=0.1)
     kinds = [hit.record.kind for hit in await desk.memory.recall(query)]
     assert sorted(set(kinds)) == ["policy", "ticket"]
+
+
+class Slow(Shelf):
+    """Both of its searches, once `held`, answer what they found only when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held, self.asked, self.go = False, Semaphore(0), Event()
+
+    def _answer(self, found: list[Match]) -> list[Match]:
+        if self.held:
+            self.asked.release()
+            assert self.go.wait(10)
+        return found
+
+    def nearest(self, vector: Vectors, scope: Filter, limit: int) -> list[Match]:
+        return self._answer(super().nearest(vector, scope, limit))
+
+    def matching(self, keywords: Keywords, scope: Filter, limit: int) -> list[Match]:
+        return self._answer(super().matching(keywords, scope, limit))
+
+
+async def test_what_is_put_again_during_a_question_is_not_missed_by_it(tmp_path: Path) -> None:
+    slow = Slow()
+    desk = Desk(tmp_path, MemorySection(flush_rows=100, flush_seconds=600), slow)
+    first, second = (Record("shop", "note", f"note:a.md#{n}", t, 0.0) for n, t in (
+        (1, "the lamp is blue"), (2, "the vase is red"),
+    ))  # fmt: skip
+    await desk.memory.remember([first])
+    await desk.memory._spaces.settle()
+    slow.held = True
+    asking = asyncio.create_task(texts(desk, "the lamp is blue"))
+    for _ in range(2):
+        await asyncio.to_thread(slow.asked.acquire)
+    await desk.memory.remember([second])  # a neighbour, whose words change the first one's row
+    slow.go.set()
+    assert await asking == ["the lamp is blue"]
+    await desk.memory.close()
 
 
 async def test_rows_move_to_the_index_by_number(desk: Desk) -> None:
