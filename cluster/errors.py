@@ -164,6 +164,12 @@ class DeadlineExceeded(MainspringError):
         return f"{self.what} took longer than {self.seconds:g} s"
 
 
+class Hurried(DeadlineExceeded):
+    """The deadline that passed is the caller's own choice, and no fault of the system."""
+
+    status = 408
+
+
 class DataError(MainspringError):
     code = "corrupt_data"
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from cluster.errors import InvalidInput, MainspringError
+from cluster.errors import DeadlineExceeded, Hurried, InvalidInput, MainspringError
 from cluster.ids import Clock
 from serve.admission import Admission
 from serve.bill import Bill
@@ -61,7 +61,7 @@ class GenerationRoutes:
         call = self._call(http, form, payload, request, arrived)
         bill = await self._let_in(http, request, chosen, call)
         try:
-            answer = await unless_gone(http, self._engines.send(chosen, call))
+            answer = await unless_gone(http, self._answer(request, chosen, call))
         except BaseException:
             bill.release()
             raise
@@ -74,6 +74,14 @@ class GenerationRoutes:
         answer.release(200)
         headers["x-mainspring-cost-usd"] = usd_text(usd_of(await bill.settled(answer)))
         return Response(answer.body, media_type="application/json", headers=headers)
+
+    async def _answer(self, request: ChatRequest, chosen: Route, call: Call) -> Answer:
+        try:
+            return await self._engines.send(chosen, call)
+        except DeadlineExceeded as error:
+            if request.mainspring.deadline_ms is None:
+                raise
+            raise Hurried(error.what, error.seconds) from None
 
     def _call(
         self, http: Request, form: Form, payload: dict[str, Any], request: ChatRequest,

@@ -283,10 +283,11 @@ async def test_a_deadline_that_passed_while_nothing_ran_ends_the_run_at_the_next
     worlds: Worlds,
 ) -> None:
     world = worlds.make(forever)
-    run = await begin(world, deadline_at=time.time() + 0.3)
+    deadline_at = time.time() + 2
+    run = await begin(world, deadline_at=deadline_at)
     await stands(world, run, "waiting")
     await world.stop()
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(max(deadline_at - time.time(), 0) + 0.05)
     world.start()
     (state,) = await world.ended(run)
     assert state.ended is not None

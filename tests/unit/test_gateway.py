@@ -174,7 +174,7 @@ async def test_deadline_ends_an_answer(stack: Stack) -> None:
 
     stack.small.behave = behave
     status, body, _ = await stack.chat(mainspring={"deadline_ms": 200})
-    assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+    assert (status, body["error"]["code"]) == (408, "deadline_exceeded")
     events = await stack.events(mainspring={"deadline_ms": 300})
     assert json.loads(events[-1])["error"]["code"] == "deadline_exceeded"
     assert len(events) > 1

@@ -8,6 +8,7 @@ import pytest
 from cluster.errors import (
     DataError,
     DeadlineExceeded,
+    Hurried,
     InvalidInput,
     MainspringError,
     NotFound,
@@ -30,6 +31,7 @@ from serve.schemas import MAX_DEPTH, ChatRequest, parse_body, read
         (Overloaded("m", "full"), 429, "rate_limit_error", "overloaded", None),
         (Unavailable("m", "down"), 503, "server_error", "unavailable", None),
         (DeadlineExceeded("m", 2), 504, "server_error", "deadline_exceeded", None),
+        (Hurried("m", 2), 408, "invalid_request_error", "deadline_exceeded", None),
         (Refused(400, "no", "why", "tools"), 400, "invalid_request_error", "why", "tools"),
         (TooLarge(10), 413, "invalid_request_error", "request_too_large", None),
     ],
