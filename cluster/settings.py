@@ -26,6 +26,7 @@ from cluster.errors import ConfigError
 ENV_PREFIX = "MAINSPRING_"
 # MAINSPRING_STACK marks a stack's processes, MAINSPRING_EXTRA chooses what `make setup` installs.
 _READ_ELSEWHERE = {"stack", "extra", "api_key"}
+_ADDRESSES = r"^(https?://\S+|[^\s@;]+@[^\s@;]+(;[^\s@;]+@[^\s@;]+)*)?$"
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 
 
@@ -280,6 +281,19 @@ class SupportSection(Section):
     evidence: int = Field(4, ge=1, le=12, description="records recalled for a ticket")
 
 
+class GrafanaSection(Section):
+    """The Grafana that `mainspring dashboards apply` brings the boards to. `prometheus` is where
+    that Grafana finds Prometheus. `pages_to` and `tickets_to` are e-mail addresses, with `;`
+    between them, or a webhook's URL; without one there is no contact point."""
+
+    url: str = Field("http://127.0.0.1:3000", pattern=r"^https?://[^\s?#@]+$")
+    token: str = Field("", repr=False, description="of a service account")
+    prometheus: str = Field("http://127.0.0.1:9090", pattern=r"^https?://\S+$")
+    folder: str = Field("Mainspring", min_length=1)
+    pages_to: str = Field("", pattern=_ADDRESSES)
+    tickets_to: str = Field("", pattern=_ADDRESSES)
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by section; see the sections' docstrings and fields."""
 
@@ -300,6 +314,7 @@ class Settings(BaseSettings):
     batches: BatchesSection = BatchesSection()
     agents: AgentsSection = AgentsSection()
     support: SupportSection = SupportSection()
+    grafana: GrafanaSection = GrafanaSection()
 
     @model_validator(mode="after")
     def _models_are_distinct(self) -> Self:

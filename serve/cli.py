@@ -17,6 +17,7 @@ from cluster.errors import MainspringError
 from cluster.settings import Settings, load
 from serve import (
     audit_cli,
+    cluster_cli,
     governance_cli,
     keys_cli,
     mcp_cli,
@@ -251,6 +252,7 @@ def _say(text: str) -> None:
 operator_cli.register(app)
 governance_cli.register(app)
 audit_cli.register(app)
+cluster_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
 router_cli.register(app)

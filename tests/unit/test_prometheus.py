@@ -1,5 +1,6 @@
-"""The rules say what Prometheus makes of them, and ask for metrics that there are."""
+"""The rules say what Prometheus makes of them; rules and boards ask for metrics that there are."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.metrics import Metrics as RunMetrics
 from agents.metrics import as_text
+from cluster.boards import BOARDS, Board
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, infra_path, load
 from memory.metrics import Metrics as MemoryMetrics
@@ -25,6 +27,11 @@ from serve.metering import Meter
 RULES = infra_path("prometheus", "rules.yaml")
 _NAME = re.compile(r"\bmainspring_[a-z_]+")
 _SUFFIX = re.compile(r"_(?:bucket|count|sum|total)$")
+
+
+_RAYS = re.compile(r"\bray_[a-z_]+")
+_RECORDED = re.compile(r"\bmainspring:[a-z0-9_:]+")
+_ASKED = re.compile(r"\b(?:mainspring_|ray_)[a-z_]+")
 
 
 @pytest.fixture
@@ -48,6 +55,43 @@ def test_rules_ask_for_metrics_that_there_are(known: set[str]) -> None:
     assert asked <= known
 
 
+@pytest.fixture(scope="module")
+def rays() -> set[str]:
+    """The names of Ray's metrics: those that its agent exports, and those of Ray's, Serve's and
+    vLLM's that the boards show which Ray itself ships."""
+    ray = importlib.util.find_spec("ray")
+    assert ray is not None and ray.origin is not None
+    home = Path(ray.origin).parent / "dashboard" / "modules"
+    agent = (home / "reporter" / "reporter_agent.py").read_text("utf-8")
+    shipped = "".join(
+        file.read_text("utf-8") for file in (home / "metrics" / "dashboards").glob("*_panels.py")
+    )
+    exported = re.findall(r'^    "([a-z_]+)": Gauge\(', agent, re.MULTILINE)
+    return {f"ray_{name}" for name in exported} | set(_RAYS.findall(shipped))
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_boards_show_metrics_that_there_are(board: Board, known: set[str], rays: set[str]) -> None:
+    groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    recorded = {rule.get("record") for group in groups for rule in group["rules"]}
+    text = " ".join(board.expressions)
+    ours = {_SUFFIX.sub("", name) for name in _ASKED.findall(text)}
+    assert {name for name in ours if name.startswith("mainspring_")} <= known
+    assert {name for name in _ASKED.findall(text) if name.startswith("ray_")} <= rays
+    assert set(_RECORDED.findall(text)) <= recorded
+
+
+def test_promtool_understands_every_expression_of_the_boards(tmp_path: Path) -> None:
+    asked = sorted({e for board in BOARDS for e in board.expressions})
+    rules = [
+        {"record": f"board:{n}", "expr": e.replace("$__rate_interval", "5m")}
+        for n, e in enumerate(asked)
+    ]
+    file = tmp_path / "boards.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "boards", "rules": rules}]}), "utf-8")
+    _promtool("check", "rules", str(file))
+
+
 def test_every_alert_says_what_to_do_and_every_record_is_used_or_shown() -> None:
     groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
@@ -62,6 +106,10 @@ def test_every_alert_says_what_to_do_and_every_record_is_used_or_shown() -> None
               ("check", "config", "--syntax-only", "prometheus.yaml")],
 )  # fmt: skip
 def test_promtool_agrees(words: tuple[str, ...]) -> None:
+    _promtool(*words)
+
+
+def _promtool(*words: str) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian's package prometheus has it)")
     done = subprocess.run(
