@@ -23,7 +23,7 @@ from cluster.database import Database
 from cluster.errors import DataError, InvalidInput, NotFound
 from cluster.ids import Clock
 from memory.embed import SPACE, Vectors
-from memory.log_rows import LogRows, columns
+from memory.log_rows import LogRows, columns, forget_what_was_read
 from memory.log_tables import MIGRATIONS, TABLES
 from memory.probes import FORGET, MeasureRows, ProbeRows
 from memory.records import Record
@@ -178,6 +178,7 @@ class Log(LogRows):
                 lost = {(r.tenant, r.document) for r in part}
                 connection.execute(_UNNOTE, [{"t": t, "d": d} for t, d in sorted(lost)])
                 self._append(connection, [_Change(r.tenant, what, r.id) for r in part], note)
+        forget_what_was_read()
 
     def hold(self, tenant: str, subject: str, note: Note) -> None:
         """Nothing about the subject is removed until the hold is lifted."""

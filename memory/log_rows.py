@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -101,18 +102,36 @@ def columns(record: Record) -> dict[str, Any]:
 
 def record_of(row: Any) -> Record:
     """The row as a record. DataError when it is not as it was written."""
-    where = f"memory record {row.id}"
-    if _digest(row.body) != row.digest:
+    return _read(*_parts(row))
+
+
+def _parts(row: Any) -> tuple[str, str, str, str, float, float | None]:
+    return row.id, row.tenant, row.body, row.digest, row.recorded_at, row.superseded_at
+
+
+def _read(
+    id: str, tenant: str, body: str, digest: str, recorded_at: float, superseded_at: float | None
+) -> Record:
+    where = f"memory record {id}"
+    if _digest(body) != digest:
         raise DataError(where, "its content does not match its checksum")
-    fields = json.loads(row.body)
+    fields = json.loads(body)
     fields["origin"] = Origin(**fields["origin"])
     for name in ("labels", "parents"):
         fields[name] = tuple(fields[name])
-    stamps = {"recorded_at": row.recorded_at, "superseded_at": row.superseded_at}
-    record = Record(**fields, **stamps)
-    if record.id != row.id or record.tenant != row.tenant:
+    record = Record(**fields, recorded_at=recorded_at, superseded_at=superseded_at)
+    if record.id != id or record.tenant != tenant:
         raise DataError(where, "its content does not match its id")
     return record
+
+
+# What is recalled is recalled again. A row that changed is another key.
+_read_before = lru_cache(maxsize=1_024)(_read)
+
+
+def forget_what_was_read() -> None:
+    """Keep no record in this process that the log has no more."""
+    _read_before.cache_clear()
 
 
 def _digest(body: str) -> str:
@@ -130,7 +149,8 @@ class LogRows:
 
     def get(self, tenant: str, ids: Sequence[str]) -> dict[str, Record]:
         """The tenant's records among the ids."""
-        return {r.id: r for r in self._records(_GET, ids, t=tenant)}
+        rows = self._listed(_GET, ids, t=tenant)
+        return {row.id: _read_before(*_parts(row)) for row in rows}
 
     def page(
         self,

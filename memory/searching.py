@@ -22,17 +22,29 @@ class Searcher:
 
     async def found(self, live: Live, query: Query, scope: Filter) -> list[Found]:
         """Everything that one of the searches in a space brought and the scope admits."""
-        (vector,) = await live.embedder.embed([query.text])
-        weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
-        limit = ranking.candidates_wanted(query)
         # one search a kind: ten thousand tickets must not keep four policies out of sight
         groups: list[tuple[str, ...]] = [(kind,) for kind in dict.fromkeys(query.kinds)] or [()]
         scopes = [replace(scope, kinds=kinds) for kinds in groups]
         dense, words = await asyncio.gather(
-            asyncio.gather(*(live.index.nearest(vector, s, limit) for s in scopes)),
-            asyncio.gather(*(live.index.matching(weights, s, limit) for s in scopes)),
+            self._similar(live, query, scopes), self._saying(live, query, scopes)
         )
-        return await self._looked_up(_scores(dense), _scores(words), scope)
+        return await self._looked_up(dense, words, scope)
+
+    async def _similar(
+        self, live: Live, query: Query, scopes: Sequence[Filter]
+    ) -> dict[str, float]:
+        (vector,) = await live.embedder.embed([query.text])
+        limit = ranking.candidates_wanted(query)
+        return _scores(
+            await asyncio.gather(*(live.index.nearest(vector, s, limit) for s in scopes))
+        )
+
+    async def _saying(self, live: Live, query: Query, scopes: Sequence[Filter]) -> dict[str, float]:
+        weights = await asyncio.to_thread(self._lexicon.weights, query.tenant, query.text)
+        limit = ranking.candidates_wanted(query)
+        return _scores(
+            await asyncio.gather(*(live.index.matching(weights, s, limit) for s in scopes))
+        )
 
     async def _looked_up(
         self, dense: dict[str, float], words: dict[str, float], scope: Filter

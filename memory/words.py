@@ -31,7 +31,7 @@ REACH: Final = 2
 _SHARE: Final = (1.0, 0.5, 0.25)  # of a word's count, by the distance of the passage that says it
 _SATURATION: Final = 1.0  # BM25's k1
 _BY_LENGTH: Final = 0.5  # BM25's b
-_NEGLIGIBLE: Final = 0.003  # of what all terms of a question are worth
+_NEGLIGIBLE: Final = 0.02  # of what all terms of a question are worth
 _ORDINARY: Final = 40.0  # terms in a passage with its neighbours; fixed, so weights never age
 
 _TOKEN: Final = re.compile(r"\w+(?:[-./'’@_]\w+)*")
