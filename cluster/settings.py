@@ -294,6 +294,59 @@ class GrafanaSection(Section):
     tickets_to: str = Field("", pattern=_ADDRESSES)
 
 
+class NodeSection(Section):
+    """A kind of GPU node, of which Ray's autoscaler starts up to `max` and ends the idle ones.
+    `instance` is an AWS instance type; `selector` are further labels that a node of Kubernetes has.
+    `spot` is for AWS; on Kubernetes `selector` says it."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    instance: str
+    min: int = Field(0, ge=0)
+    max: int = Field(ge=1)
+    spot: bool = False
+    selector: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _min_is_not_more(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(
+                f"min {self.min} of node {self.name!r} is more than its max {self.max}"
+            )
+        return self
+
+
+class ClusterSection(Section):
+    """What `mainspring cluster render` makes manifests of. `secret` names a Kubernetes secret, and
+    `SECRET-ray` another one, which somebody else writes. `weights` are kept on a volume (`pvc`), or
+    the models name S3 addresses (`s3`)."""
+
+    name: str = Field("mainspring", pattern=r"^[a-z][a-z0-9-]{0,30}$")
+    namespace: str = "mainspring"
+    image: str = "mainspring:cpu"
+    gpu_image: str = "mainspring:gpu"
+    head: str = Field("m7i.4xlarge", description="the head's instance type")
+    nodes: tuple[NodeSection, ...] = ()
+    idle_s: float = Field(300.0, gt=0, description="a GPU node idle so long is given back")
+    redis: str = Field("redis:6379", pattern=r"^[^\s/]+:\d+$")
+    secret: str = "mainspring"
+    weights: Literal["pvc", "s3"] = "pvc"
+    weights_gib: int = Field(500, ge=1)
+    state_gib: int = Field(50, ge=1)
+    storage_class: str = Field("", description='one whose volumes many pods write; "": default')
+    operator_namespace: str = "kuberay-system"
+    monitoring_namespace: str = "monitoring"
+    region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
+    bucket: str = Field("mainspring", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    role_arn: str = Field("", pattern=r"^(arn:aws[a-z-]*:iam::\d{12}:role/\S+)?$")
+
+    @model_validator(mode="after")
+    def _nodes_are_distinct(self) -> Self:
+        names = [node.name for node in self.nodes]
+        if len(set(names)) != len(names) or "head" in names:
+            raise ValueError(f"nodes: names must be distinct, and none is head, got {names}")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by section; see the sections' docstrings and fields."""
 
@@ -315,6 +368,7 @@ class Settings(BaseSettings):
     agents: AgentsSection = AgentsSection()
     support: SupportSection = SupportSection()
     grafana: GrafanaSection = GrafanaSection()
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _models_are_distinct(self) -> Self:
