@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from agents.approvals import Approvals, Asking, narrowed
 from agents.events import (
@@ -30,7 +30,7 @@ from agents.intents import LOOKUP, Call, Mint
 from agents.meters import Meters
 from agents.policy import Decision
 from agents.state import Approval, RunState
-from agents.tools import TOOLS
+from agents.toolbox import Toolbox
 from agents.turn import Acted
 from cluster.errors import (
     Conflict,
@@ -47,7 +47,7 @@ from cluster.session import own
 _ASK_AGAIN_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 Ask = Callable[..., Awaitable[Any]]
-"""Calls a method of the connector; its own errors come through."""
+"""Calls a method of a tool's connector, named first; its own errors come through."""
 Append = Callable[..., Awaitable[RunState]]
 """Journals facts of a run under an epoch, and what is given to be written beside them; the state
 after them."""
@@ -78,7 +78,9 @@ class Effects:
     def __init__(
         self, ask: Ask, append: Append, decide: Decide, mint: Mint, meters: Meters,
         approvals: Approvals, asking: Asking, clock: Clock, max_rate_wait_s: float,
+        toolbox: Toolbox,
     ) -> None:  # fmt: skip
+        self.toolbox = toolbox
         self._ask = ask
         self._append = append
         self._decide = decide
@@ -187,12 +189,17 @@ class Effects:
         person can say whether it was done; the run is parked then."""
         begun, known = state.open_effects[name], state.decisions[name]
         if name not in state.parked:
-            if TOOLS[begun.tool].lookup:
+            if self.toolbox.tool(begun.tool).lookup:
                 return await self._finish(state, begun, _told(known), look=True)
             reason = f"{begun.tool} was started, and its connector can't tell whether it was done"
-            parked = EffectParked(step=name, key=begun.key, reason=reason)
-            state = await self._append(state.run_id, state.epoch, [parked])
+            await self._park(state, begun, reason)
         raise EffectUnknown(f"step {name} of run {state.run_id}", state.parked[name].reason)
+
+    async def _park(self, state: RunState, begun: EffectStarted, reason: str) -> NoReturn:
+        """Leave it to a person whether it was done."""
+        parked = EffectParked(step=begun.step, key=begun.key, reason=reason)
+        await self._append(state.run_id, state.epoch, [parked])
+        raise EffectUnknown(f"step {begun.step} of run {state.run_id}", reason)
 
     async def _begin(
         self, state: RunState, step: Step, decision: Decision, decided: list[Any]
@@ -218,6 +225,8 @@ class Effects:
         ticket = str(state.input.get("ticket", ""))
         try:
             receipt = await self._receipt(state.run_id, begun, ticket, look)
+        except EffectUnknown as error:
+            await self._park(state, begun, str(own(error)))
         except (NotFound, Conflict, InvalidInput) as error:
             reason = str(own(error))
             failed = EffectFailed(step=begun.step, key=begun.key, code=error.code, reason=reason)
@@ -239,12 +248,12 @@ class Effects:
                 receipt: dict[str, Any] | None = None
                 if look:
                     token = self._mint.mint(run, begun.step, Call(LOOKUP, begun.key, ticket, {}))
-                    receipt = await self._ask("lookup", begun.key, ticket, token)
-                look = TOOLS[begun.tool].lookup
+                    receipt = await self._ask(begun.tool, "lookup", begun.key, ticket, token)
+                look = self.toolbox.tool(begun.tool).lookup
                 if receipt is None:
                     token = self._mint.mint(run, begun.step, call)
                     receipt = await self._ask(
-                        "call", begun.tool, begun.key, ticket, begun.args, token
+                        begun.tool, "call", begun.tool, begun.key, ticket, begun.args, token
                     )
                 assert receipt is not None
                 return receipt

@@ -15,7 +15,6 @@ from agents.effects import Effects, Step
 from agents.events import RunEnded, TurnFailed
 from agents.runs import Runs
 from agents.state import RunState
-from agents.tools import TOOLS
 from cluster.errors import EffectUnknown, MainspringError, StaleEpoch
 from cluster.telemetry import logger
 
@@ -92,7 +91,7 @@ class Endings:
         state = await self._runs.owned(run_id, epoch)
         for name in reversed(state.receipts):
             done = state.decisions[name]
-            tool = TOOLS[done.tool]
+            tool = self._effects.toolbox.tool(done.tool)
             if tool.effect == "read" or name.startswith(_UNDO):
                 continue
             acted = None

@@ -11,6 +11,7 @@ from cluster.ids import SystemClock
 
 KEYS = "intents"
 REFUSED = "refused.jsonl"
+SERVERS_REFUSED = "refused-servers.jsonl"
 AUDIT = "audit"
 
 
@@ -26,5 +27,14 @@ def mint(folder: Path, lifetime_s: float) -> Mint:
 
 def guard(folder: Path) -> Guard:
     """The guard of a connector of such a stack."""
+    return _guard(folder, REFUSED)
+
+
+def server_guard(folder: Path) -> Guard:
+    """The guard of the connector to MCP servers, with a file of refusals of its own."""
+    return _guard(folder, SERVERS_REFUSED)
+
+
+def _guard(folder: Path, refused: str) -> Guard:
     clock = SystemClock()
-    return Guard(Trusted(folder / KEYS), clock, Refusals(folder / REFUSED, clock).record)
+    return Guard(Trusted(folder / KEYS), clock, Refusals(folder / refused, clock).record)

@@ -43,6 +43,7 @@ from agents.registry import Registry
 from agents.runs import Runs
 from agents.schedules import Schedules
 from agents.state import RunState
+from agents.toolbox import Toolbox, of_server
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
 from agents.waits import Came
@@ -71,6 +72,7 @@ class Names:
     connector: str
     hosts: tuple[str, ...]
     orchestrators: tuple[str, ...] = (NAME,)
+    servers: str = "servers"
 
 
 class Orchestrator(PeopleOffice, AgentOffice):
@@ -95,9 +97,10 @@ class Orchestrator(PeopleOffice, AgentOffice):
         self._policy = policy()
         self._section = section
         self._thresholds = thresholds
-        self._connector_name = names.connector
-        self._connector: Any = None
-        self._connector_calls = Link(self._find_connector)
+        self._connectors: dict[str, Any] = {}
+        self._connector_calls = Link(partial(self._find_connector, names.connector))
+        self._server_calls = Link(partial(self._find_connector, names.servers))
+        self._toolbox = Toolbox(section.servers)
         self._listener = Listener(partial(performed, self))
         self._owners = Owners(names.orchestrators)
         self._name = names.orchestrators[number]
@@ -111,7 +114,7 @@ class Orchestrator(PeopleOffice, AgentOffice):
         asking = Asking(section.approvals, self._clock)
         self._effects = Effects(
             self._ask, self._runs.append, self._decide, mint(), self._meters, self._approvals,
-            asking, self._clock, section.max_rate_wait_s,
+            asking, self._clock, section.max_rate_wait_s, self._toolbox,
         )  # fmt: skip
         endings = Endings(self._runs, self._effects, self._control)
         self._placement = Placement(names.hosts, spawn, self._clock)
@@ -362,24 +365,28 @@ class Orchestrator(PeopleOffice, AgentOffice):
         level = await self._autonomy.level(state.tenant, state.workflow)
         standing = Standing(level, used.hour_count, used.day_cents, int(used.frees_at) + 1)
         facts = facts_for(step.tool, step.args, state, agent, self._thresholds, standing)
+        if of_server(step.tool):
+            facts |= self._toolbox.facts(step.tool, state.workflow)
         ticket = str(state.input.get("ticket", ""))
         return self._policy.decide(Request(step.tool, ticket, facts, state.workflow), settled)
 
-    async def _ask(self, method: str, *args: Any) -> Any:
-        """Call the connector; its own errors come through, a lost or slow one is Unavailable."""
-        timeout = self._section.connector_timeout_s
+    async def _ask(self, tool: str, method: str, *args: Any) -> Any:
+        """Call a tool's connector; its own errors come through, a lost or slow one is
+        Unavailable."""
+        timeout = self._toolbox.timeout_s(tool, self._section.connector_timeout_s)
+        calls = self._server_calls if of_server(tool) else self._connector_calls
         try:
             async with asyncio.timeout(timeout):
-                return await self._connector_calls.do(method, *args)
+                return await calls.do(method, *args)
         except (RayActorError, GetTimeoutError) as error:
             raise Unavailable("connector", type(error).__name__) from error
         except TimeoutError:
             raise DeadlineExceeded(f"connector {method}", timeout) from None
 
-    def _find_connector(self) -> Any:
-        if self._connector is None:
-            self._connector = actor(self._connector_name)
-        return self._connector
+    def _find_connector(self, name: str) -> Any:
+        if name not in self._connectors:
+            self._connectors[name] = actor(name)
+        return self._connectors[name]
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

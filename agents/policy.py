@@ -21,6 +21,7 @@ import cedarpy
 from agents import rules
 from agents.events import Answer
 from agents.rules import Rule
+from agents.tools import action_of
 from cluster.errors import ConfigError
 
 _MALFORMED: Final = "malformed-request"
@@ -72,7 +73,7 @@ class _Loaded:
         result = cedarpy.is_authorized(
             {
                 "principal": f"Agent::{json.dumps(request.workflow)}",
-                "action": f'Action::"{request.tool}"',
+                "action": f"Action::{json.dumps(action_of(request.tool))}",
                 "resource": f"Ticket::{json.dumps(request.ticket)}",
                 "context": request.facts,
             },

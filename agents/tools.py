@@ -51,6 +51,9 @@ ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="wi
 ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")
 WITHDRAW: Final = Tool("withdraw", ("of",), "write")
 
+SERVER_ACTION: Final = "use_tool"
+"""The policy's action for all tools of MCP servers; which one it is, its facts say."""
+
 WHOLE_TOTAL: Final = "total"
 
 TOOLS: Final = {
@@ -71,3 +74,8 @@ def support_offers(orders: Sequence[str], amounts: Sequence[str]) -> list[Offer]
     offers.append(Offer(REPLY, {}))
     offers.append(Offer(ESCALATE, {"reason": ESCALATION_REASONS}))
     return offers
+
+
+def action_of(tool: str) -> str:
+    """What policy calls a tool's use."""
+    return SERVER_ACTION if "/" in tool else tool

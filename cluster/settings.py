@@ -242,6 +242,35 @@ class ApprovalsSection(Section):
     expires_s: float = Field(3 * 86_400.0, gt=0, description="an answer after it is worth nothing")
 
 
+class ToolServerSection(Section):
+    """An MCP server whose tools agents may use: a `command` that speaks it over stdin and stdout,
+    or a `url`. `tools` are those that may be used and what each does to the world: a `write` that
+    was broken off is never repeated, and a person is asked. `workflows` may use them. `credentials`
+    give the server's environment (of a URL: the request's headers) by the names of our own
+    environment's variables; the connector's process alone reads them."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    command: tuple[str, ...] = ()
+    url: str = ""
+    tools: dict[str, Literal["read", "write"]] = Field(min_length=1)
+    workflows: tuple[str, ...] = ("tool",)
+    credentials: dict[str, str] = Field(default_factory=dict)
+    timeout_s: float = Field(10.0, gt=0, le=600, description="of one call, its start included")
+    max_chars: int = Field(16_000, ge=100, description="of a result; the rest is cut")
+    max_bytes: int = Field(1_000_000, ge=1_000, description="more than that is no answer")
+    personal: Literal["hide", "keep"] = Field(
+        "hide", description="what becomes of personal data in a result"
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if bool(self.command) == self.url.startswith(("http://", "https://")):
+            raise ValueError("a server has a command or a url http(s)://..., and not both")
+        if wrong := [t for t in self.tools if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", t)]:
+            raise ValueError(f"tools: 1 to 64 letters, digits and any of _ . - are a name: {wrong}")
+        return self
+
+
 class AgentsSection(Section):
     """The agent host, the orchestrator and their limits. `autonomy` is how far a workflow is
     trusted: 0 proposes and a person decides on each effect, 1 asks before it spends money, 2 goes
@@ -269,6 +298,14 @@ class AgentsSection(Section):
     )
     connector_timeout_s: float = Field(10.0, gt=0)
     model_timeout_s: float = Field(30.0, gt=0)
+    servers: tuple[ToolServerSection, ...] = ()
+
+    @model_validator(mode="after")
+    def _servers_are_distinct(self) -> Self:
+        names = [server.name for server in self.servers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"servers: names must be distinct, got {names}")
+        return self
 
 
 class SupportSection(Section):

@@ -21,7 +21,7 @@ from ray import serve as ray_serve
 
 from agents.connector import Connector
 from agents.facts import Thresholds
-from agents.guarding import KEYS, audit, guard, mint
+from agents.guarding import KEYS, audit, guard, mint, server_guard
 from agents.host import start_host
 from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
@@ -29,6 +29,7 @@ from agents.orchestrator import Names, Orchestrator
 from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
 from agents.policy import Policy
+from agents.servers import PINS, Servers
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start
@@ -55,6 +56,7 @@ from serve.workplace import make_workflows
 
 DIRECTORY: Final = "directory"
 CONNECTOR: Final = "connector"
+SERVERS: Final = "servers"
 MEMORY: Final = "memory"
 READY_TIMEOUT_S: Final = 600.0
 _APP: Final = "mainspring"
@@ -121,7 +123,7 @@ def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progres
 def names(settings: Settings) -> Names:
     """The actors of this stack."""
     hosts = tuple(f"host-{i}" for i in range(settings.agents.hosts))
-    return Names(CONNECTOR, hosts, orchestrator_names(settings.agents.orchestrators))
+    return Names(CONNECTOR, hosts, orchestrator_names(settings.agents.orchestrators), SERVERS)
 
 
 def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
@@ -172,6 +174,10 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         infra_path("", settings.support.desk),
         functools.partial(guard, data_dir),
     )
+    if settings.agents.servers:
+        ray.remote(Servers).options(name=SERVERS, max_concurrency=8, **common).remote(
+            settings.agents.servers, data_dir / PINS, functools.partial(server_guard, data_dir)
+        )
     workflows = functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
     spawn = functools.partial(start_host, workflows, settings.agents.idle_s)
     for name in names(settings).hosts:

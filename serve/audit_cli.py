@@ -13,7 +13,7 @@ from rich.console import Console
 from agents.audit import Audit, verify_refusals
 from agents.audit_export import MAX_BYTES, export, verify
 from agents.audit_key import AuditKey
-from agents.guarding import AUDIT, REFUSED
+from agents.guarding import AUDIT, REFUSED, SERVERS_REFUSED
 from agents.receipts import receipts
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
@@ -40,7 +40,9 @@ def audit_verify(
         return
     with opened(settings) as journal:
         found = Audit(journal, _folder(settings), SystemClock()).verify()
-    refused, wrong = verify_refusals(settings.data_dir.resolve() / REFUSED)
+    files = [settings.data_dir.resolve() / name for name in (REFUSED, SERVERS_REFUSED)]
+    counted = [verify_refusals(file) for file in files]
+    refused, wrong = sum(n for n, _ in counted), [s for _, said in counted for s in said]
     for sentence in (*found.wrong, *wrong):
         console.print(sentence, markup=False)
     told = f"{found.runs} runs, {found.events} events, {found.checkpoints} checkpoints"

@@ -27,13 +27,16 @@ from typing import Any, Final
 
 from sqlalchemy.engine import make_url
 
-from agents.guarding import AUDIT, KEYS, REFUSED
+from agents.guarding import AUDIT, KEYS, REFUSED, SERVERS_REFUSED
 from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
 from cluster.settings import Settings
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-KEPT: Final = ("checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, REFUSED)
+KEPT: Final = (
+    "checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, REFUSED, SERVERS_REFUSED,
+    "servers",
+)  # fmt: skip
 """Beside the databases: folders and files of the data folder."""
 DUMP_LIMIT_S: Final = 3_600.0
 _CHUNK: Final = 1 << 20

@@ -23,6 +23,7 @@ from serve import (
     mcp_cli,
     operator_cli,
     router_cli,
+    tools_cli,
     upkeep_cli,
 )
 from serve.batch_cli import batch
@@ -256,6 +257,7 @@ cluster_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
 router_cli.register(app)
+tools_cli.register(app)
 upkeep_cli.register(app)
 
 if __name__ == "__main__":

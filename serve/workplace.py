@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from ray import serve as ray_serve
 from agents.chat import HttpChat
 from agents.host import Workflow
 from agents.turn import Turn
-from agents.workflows import compression, conversation, support, triage
+from agents.workflows import compression, conversation, support, tool, triage
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock
 from cluster.settings import Settings
@@ -21,7 +22,7 @@ from serve.encoders import ServeEmbedder
 from serve.office import Named
 from serve.routes.runs import Office
 
-WORKFLOWS = ("support", "triage", "conversation", conversation.COMPRESSION)
+WORKFLOWS = ("support", "triage", "conversation", conversation.COMPRESSION, "tool")
 _TIMEOUT_S = 20.0
 
 
@@ -81,6 +82,7 @@ class RemoteMemory:
 
 def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> dict[str, Workflow]:
     """The workflows of a host by name. `key` is the gateway's, where it asks for keys."""
+    forget_credentials(settings)
     tiers = {model.tier: model.id for model in reversed(settings.models)}
     if {"planner", "routine"} - set(tiers):
         raise Unavailable("models", "a planner and a routine model are needed")
@@ -103,11 +105,19 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     return {
         "support": functools.partial(support.work, parts=parts),
         "triage": _triage(settings, remote, encoder),
+        "tool": tool.work,
         "conversation": functools.partial(conversation.work, parts=talk),
         conversation.COMPRESSION: functools.partial(
             compression.work, chat=chat, memory=remote, model=tiers["routine"], policy=policy
         ),
     }
+
+
+def forget_credentials(settings: Settings) -> None:
+    """Where models' words are worked on, the environment has no tool server's credentials."""
+    for server in settings.agents.servers:
+        for variable in server.credentials.values():
+            os.environ.pop(variable, None)
 
 
 def _triage(settings: Settings, memory: RemoteMemory, encoder: str) -> Workflow:
