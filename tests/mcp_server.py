@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 WAYS = sys.argv[1]
 LEDGER = Path(sys.argv[2])
@@ -59,7 +58,7 @@ def answer(number: int, result: object) -> None:
     say(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}))
 
 
-BREAKS: dict[str, Callable[[int], Any]] = {
+BREAKS: dict[str, Callable[[int], None]] = {
     "hang": lambda _: time.sleep(60),
     "die": lambda _: sys.exit(3),
     "html": lambda _: say("<!doctype html><title>Welcome</title>"),
