@@ -155,7 +155,8 @@ def _most(engine: Engine, trend: Trend) -> tuple[int, str]:
     bounds, ready = engine.bounds, engine.ready
     ahead = min(engine.load + trend.growth * engine.cold_s, STEEPEST * engine.load)
     signs = [(needed(engine, engine.load, FULL), f"{engine.load} requests")]
-    if ahead > engine.load:
+    # What half of one replica can do is no burst: one request after a pause would be a steep one.
+    if ahead > engine.load > bounds.seats * EMPTY:
         what = f"{ahead:.0f} requests expected in {engine.cold_s:.0f} s"
         signs.append((needed(engine, ahead, FULL), what))
     # What has not started yet is not late: these look at the replicas that answer.

@@ -103,6 +103,35 @@ class GatewaySection(Section):
         return self
 
 
+class ReplicasSection(Section):
+    """How many replicas a model may have. A plain number is both; with a minimum of 0 its engine
+    ends when nobody asks for it, and requests wait for it to start again."""
+
+    min: int = Field(1, ge=0)
+    max: int = Field(1, ge=1)
+
+    @property
+    def elastic(self) -> bool:
+        return self.max > self.min
+
+    @property
+    def first(self) -> int:
+        """With how many it starts: one at least, so that a start shows that it works."""
+        return max(1, self.min)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, value: Any) -> Any:
+        plain = isinstance(value, int) and not isinstance(value, bool)
+        return {"min": value, "max": value} if plain else value
+
+    @model_validator(mode="after")
+    def _min_before_max(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
 class ModelSection(Section):
     """One model that vLLM serves. `source` is a Hugging Face id, a folder, an S3 address, or
     `checkpoint:NAME` for a reference checkpoint that ships with Mainspring."""
@@ -116,7 +145,8 @@ class ModelSection(Section):
     max_num_seqs: int = Field(32, ge=1, description="sequences in one engine batch")
     max_ongoing_requests: int = Field(64, ge=1, description="per replica; more wait or get 429")
     max_queued_requests: int = Field(128, ge=0)
-    replicas: int = Field(1, ge=1)
+    replicas: ReplicasSection = ReplicasSection()
+    usd_per_hour: float = Field(0.0, ge=0, description="what the machine of a replica costs, USD")
     device: Literal["cpu", "gpu"] = "cpu"
     cpu_cores: str | None = Field(None, description='cores of this engine, as "0" or "0-3"')
     kv_cache_gib: int = Field(1, ge=1, description="CPU only: GiB of KV cache")
@@ -384,6 +414,20 @@ class ClusterSection(Section):
         return self
 
 
+class AutoscaleSection(Section):
+    """When models whose `replicas` have room between min and max get more of them, and when fewer;
+    `quotas` bounds GPUs by `accelerator_type` (`gpu` for those without one)."""
+
+    ttft_s: float = Field(1.0, gt=0, description="promised time to the first token")
+    kv: float = Field(0.85, gt=0, le=1, description="share of KV cache that may be in use")
+    calm_s: float = Field(120.0, ge=0, description="a lower load must last before replicas go")
+    idle_s: float = Field(900.0, ge=0, description="without a request before the last one goes")
+    usd_per_hour: float | None = Field(
+        None, ge=0, description="all models' replicas together never cost more"
+    )
+    quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+
+
 class Settings(BaseSettings):
     """Everything that can be set, by section; see the sections' docstrings and fields."""
 
@@ -403,6 +447,7 @@ class Settings(BaseSettings):
     accounts: AccountsSection = AccountsSection()
     batches: BatchesSection = BatchesSection()
     agents: AgentsSection = AgentsSection()
+    autoscale: AutoscaleSection = AutoscaleSection()
     support: SupportSection = SupportSection()
     grafana: GrafanaSection = GrafanaSection()
     cluster: ClusterSection = ClusterSection()
@@ -416,6 +461,17 @@ class Settings(BaseSettings):
             raise ValueError(f"models: {reserved} clash with the routing names auto...")
         if missing := {"planner", "routine"} - {m.tier for m in self.models}:
             raise ValueError(f"models: no model has tier {sorted(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _minima_are_within_the_ceiling(self) -> Self:
+        ceiling = self.autoscale.usd_per_hour
+        least = sum(m.replicas.first * m.usd_per_hour for m in self.models)
+        if ceiling is not None and least > ceiling:
+            raise ValueError(
+                f"autoscale: usd_per_hour {ceiling:g} is less than what the first replicas of the "
+                f"models cost, {least:g}"
+            )
         return self
 
     @classmethod

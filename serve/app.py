@@ -50,6 +50,7 @@ from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
 from serve.routes.files import FILES_PATH, FORM_BYTES, UPLOAD_S
 from serve.routes.memory import memory_routes
+from serve.scaling import start_scaler
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
 from serve.workplace import make_workflows
@@ -111,6 +112,7 @@ def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progres
     with _phase(stack, "deploy", progress):
         host = "127.0.0.1" if settings.ray.address is None else NODE
         wiring = Wiring(DIRECTORY, stack.key, host, settings.gateway.request_timeout_s)
+        start_scaler(settings.models, settings.autoscale, DIRECTORY, SystemClock())
         engines = deploy_engines(serving(settings.models, home), wiring)
         _deploy(settings, heads, stack.key)
         _start_actors(settings, home, wiring)

@@ -182,5 +182,6 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 async def _noted(chunks: AsyncIterator[bytes], pieces: list[bytes]) -> AsyncIterator[bytes]:
     async for data in chunks:
-        pieces.append(data)
+        if not data.startswith(b":"):  # a comment says how long this one waited
+            pieces.append(data)
         yield data

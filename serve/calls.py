@@ -21,7 +21,8 @@ class Call:
     """One request under way to `path` of an engine. `deadline` and `arrived` are readings of the
     monotonic clock. `batch` is work that nobody waits for; of two calls of one class the engine
     takes the one with the lower `priority` first. `meter` makes the reader of a stream. `tenant` is
-    who asks, `cache_control` the request's header."""
+    who asks, `cache_control` the request's header. A `probe` only looks whether the engine answers:
+    it keeps none awake."""
 
     payload: dict[str, Any]
     request_id: str
@@ -37,6 +38,7 @@ class Call:
     meter: Callable[[ModelSection, bool], Metering] = StreamMeter
     tenant: str = ""
     cache_control: str = ""
+    probe: bool = False
 
     @property
     def seconds(self) -> float:

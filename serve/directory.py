@@ -5,6 +5,7 @@ nothing on disk: after its restart an engine's next renewal is refused, and the 
 again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,6 +55,24 @@ class Online:
         )
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What is asked of one model: requests that wait for its engine to start, how long ago the last
+    one came, and what first tokens take of late (0: unknown), seconds."""
+
+    waiting: int = 0
+    ago_s: float = float("inf")
+    ttft_s: float = 0.0
+
+    def __add__(self, other: "Demand") -> "Demand":
+        """That of two gateways."""
+        return Demand(
+            self.waiting + other.waiting,
+            min(self.ago_s, other.ago_s),
+            max(self.ttft_s, other.ttft_s),
+        )
+
+
 class Directory:
     """Leases of `lease_s` seconds; who does not renew in time is no longer listed."""
 
@@ -62,6 +81,7 @@ class Directory:
         self._lease_s = lease_s
         self._entries: dict[str, tuple[float, Replica]] = {}
         self._online: dict[str, tuple[float, Online]] = {}
+        self._demands: dict[str, tuple[float, Mapping[str, Demand]]] = {}
 
     def register(self, replica: Replica) -> None:
         """Enter a replica, or replace its entry; starts a lease."""
@@ -85,10 +105,24 @@ class Directory:
         self._drop_expired()
         return [replica for _, (_, replica) in sorted(self._entries.items())]
 
-    def report(self, gateway: str, online: Online) -> list[Replica]:
-        """What a gateway sees of its clients; the replicas, as `snapshot`."""
-        self._online[gateway] = (self._clock.monotonic() + self._lease_s, online)
+    def report(
+        self, gateway: str, online: Online, demands: Mapping[str, Demand] | None = None
+    ) -> list[Replica]:
+        """What a gateway sees of its clients, and of each model's; the replicas, as `snapshot`."""
+        until = self._clock.monotonic() + self._lease_s
+        self._online[gateway] = (until, online)
+        self._demands[gateway] = (until, demands or {})
         return self.snapshot()
+
+    def demands(self) -> dict[str, Demand]:
+        """What all gateways see asked of each model."""
+        now = self._clock.monotonic()
+        self._demands = {g: told for g, told in self._demands.items() if told[0] > now}
+        total: dict[str, Demand] = {}
+        for _, demands in self._demands.values():
+            for model, demand in demands.items():
+                total[model] = total.get(model, Demand()) + demand
+        return total
 
     def online(self) -> Online:
         """What all gateways see of their clients."""

@@ -66,7 +66,7 @@ def _machine(settings: Settings) -> Iterator[Line]:
 
 
 def _gpus(settings: Settings) -> Iterator[Line]:
-    wanted = sum(m.replicas * m.tensor_parallel for m in settings.models if m.device == "gpu")
+    wanted = sum(m.replicas.first * m.tensor_parallel for m in settings.models if m.device == "gpu")
     count = len(list(Path("/dev").glob("nvidia[0-9]*")))
     level: Level = "ok" if count >= wanted else ("note" if settings.ray.address else "missing")
     yield Line(level, "GPUs", f"{count} on this machine, {wanted} wanted by the profile")

@@ -82,13 +82,13 @@ def _deploy(models: tuple[ModelSection, ...], wiring: Wiring) -> None:
 
 
 def deployment_options(model: ModelSection, drain_s: float) -> dict[str, Any]:
-    """Where and how often Serve runs the model: fixed replicas, each in its placement group."""
+    """Where and how often Serve runs the model, each replica in its placement group."""
     bundles = worker_bundles(model)
     if model.device == "gpu":
         bundles = [{"CPU": _CPUS_OF_A_REPLICA, **bundles[0]}, *bundles[1:]]
     return {
         "name": application_name(model),
-        "num_replicas": model.replicas,
+        **_replicas(model),
         # The requests come over HTTP; these bound the few calls that Serve itself makes.
         "max_ongoing_requests": model.max_ongoing_requests,
         "max_queued_requests": model.max_queued_requests,
@@ -100,6 +100,25 @@ def deployment_options(model: ModelSection, drain_s: float) -> dict[str, Any]:
             "num_cpus": _CPUS_OF_A_REPLICA,
             "runtime_env": {"env_vars": environment(model)},
         },
+    }
+
+
+def _replicas(model: ModelSection) -> dict[str, Any]:
+    """A fixed number, or as many as the scaler says. Serve adds no delay of its own: the scaler has
+    waited already."""
+    if not model.replicas.elastic:
+        return {"num_replicas": model.replicas.max}
+    of = {"application": application_name(model), "model": model.id}
+    return {
+        "autoscaling_config": {
+            "min_replicas": model.replicas.min,
+            "initial_replicas": model.replicas.first,
+            "max_replicas": model.replicas.max,
+            "upscale_delay_s": 0.0,
+            "downscale_delay_s": 0.0,
+            "downscale_to_zero_delay_s": 0.0,
+            "policy": {"policy_function": "serve.scaling:Wanted", "policy_kwargs": of},
+        }
     }
 
 

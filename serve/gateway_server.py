@@ -27,6 +27,7 @@ from serve.routes.openai import Embed
 from serve.routes.runs import Office
 from serve.shadow import TENANT as SHADOW
 from serve.shadow import Shadowed
+from serve.waking import Waking
 from serve.watch import Watch
 
 log = logger("gateway")
@@ -77,8 +78,11 @@ class Gateway:
             catalog, lambda: self._watch.replicas(), meter, clock, around.secret,
             self._section.replicas,
         )  # fmt: skip
+        self._waking = Waking(self._router, catalog, clock, self._section.replicas)
         name = SystemIds().new("gateway")
-        self._watch = Watch(around.directory, clock, name, self._router.online)
+        self._watch = Watch(
+            around.directory, clock, name, self._router.online, self._waking.demands
+        )
         return build_app(
             self._section,
             catalog,
@@ -99,11 +103,11 @@ class Gateway:
         """The router, and a shadow of its work where the settings ask for one."""
         section, books = self._section, self._books
         if not section.shadow_share:
-            return self._router
+            return self._waking
         limit = nano_of(section.shadow_usd_per_day, "gateway.shadow_usd_per_day")
         books.budgets.put(Budget(SHADOW, "tenant", SHADOW, "day", limit))
         self._shadow = Shadowed(
-            self._router, section.shadow_share, self._catalog, books.admission, books.agreements,
+            self._waking, section.shadow_share, self._catalog, books.admission, books.agreements,
             clock,
         )  # fmt: skip
         return self._shadow

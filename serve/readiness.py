@@ -1,4 +1,5 @@
-"""Whether requests can be answered: every model has generated a token of late."""
+"""Whether requests can be answered: every model has generated a token of late, but for those whose
+engines sleep, which start when they are asked."""
 
 import asyncio
 from typing import Final
@@ -40,11 +41,12 @@ class Readiness:
 
     async def _probe(self, name: str) -> str | None:
         """Have a model generate one token. None when it did, else what is missing."""
-        if not self._engines.load()[name].replicas:
-            return "no live engine"
+        load = self._engines.load()[name]
+        if not load.replicas:
+            return None if load.wakes else "no live engine"
         payload = {"messages": [{"role": "user", "content": "ready?"}], "max_tokens": 1}
         now = self._clock.monotonic()
-        call = Call(payload, "probe", now, now + PROBE_S)
+        call = Call(payload, "probe", now, now + PROBE_S, probe=True)
         try:
             answer = await self._engines.send(Route((name,), "probe", 0.0), call)
         except MainspringError as error:

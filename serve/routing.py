@@ -1,7 +1,8 @@
 """PURE: which model should answer a request, and which ones stand in for it, with the reason.
 
 The rules are simple and readable: what a request asks for decides the tier, what is alive and has
-room decides the order. A model that the client names is never replaced by another one.
+room decides the order. A model that the client names is replaced by another one only while it has
+to start, and only where the client allows it.
 """
 
 import re
@@ -37,6 +38,7 @@ class Features:
     structured: bool = False
     tools: bool = False
     planning_words: bool = False
+    fallback: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -50,7 +52,8 @@ class Load:
 
     Then what its engines tell: requests that generate and that wait, the fullest one's share of KV
     cache in use, and what answers take of late from sending to the first and to the last byte,
-    seconds; zero while nothing is known."""
+    seconds; zero while nothing is known. A model that `wakes` may be without replicas, and starts
+    when it is asked for."""
 
     replicas: int
     in_work: int
@@ -60,6 +63,7 @@ class Load:
     kv_usage: float = 0.0
     ttft_s: float = 0.0
     service_s: float = 0.0
+    wakes: bool = False
 
     @property
     def full(self) -> bool:
@@ -70,11 +74,13 @@ class Load:
 class Route:
     """The models to try, in order; why; and what the first one is expected to cost, USD.
 
-    No models at all means that nothing which could answer is alive."""
+    No models at all means that nothing which could answer is alive. `wakes` is a model that would
+    be the first choice and sleeps: it is to start, whoever answers."""
 
     models: tuple[str, ...]
     reason: str
     predicted_usd: float
+    wakes: str = ""
 
 
 def features_of(request: ChatRequest) -> Features:
@@ -91,6 +97,7 @@ def features_of(request: ChatRequest) -> Features:
         structured=kind in {"json_schema", "json_object"},
         tools=_calls_tools(request),
         planning_words=bool(_PLANNING.search(asked)),
+        fallback=request.mainspring.fallback,
     )
 
 
@@ -106,18 +113,37 @@ def route(features: Features, catalog: Catalog, load: Mapping[str, Load]) -> Rou
     """Decide. Raises NotFound when the request names a model that there is not."""
     if features.model not in {AUTO, AUTO_FAST, AUTO_PLAN}:
         model = catalog.model(features.model)
-        alive = _replicas(load, model.id) > 0
-        reason = "named by the client" if alive else "named by the client, but not alive"
-        return _route((model.id,) if alive else (), reason, catalog, features)
+        return _named(model, catalog, load, features)
     tier, reason = _tier(features)
     other = "routine" if tier == "planner" else "planner"
     wanted = [*catalog.of_tier(tier), *catalog.of_tier(other)]
     alive_ids = [i for i in wanted if _replicas(load, i) > 0]
+    asleep = _asleep(wanted[0], load)
     if not alive_ids:
+        if asleep:
+            return _route((asleep,), f"{reason}; {asleep} starts", catalog, features, asleep)
         return _route((), f"{reason}; no engine is alive", catalog, features)
     fitting = [i for i in alive_ids if _fits(catalog.model(i), features)] or alive_ids
     ordered = sorted(fitting, key=lambda i: load[i].full)
-    return _route(tuple(ordered), reason + _detour(wanted, ordered, load), catalog, features)
+    reason += _detour(wanted, ordered, load)
+    return _route(tuple(ordered), reason, catalog, features, asleep)
+
+
+def _named(
+    model: ModelSection, catalog: Catalog, load: Mapping[str, Load], features: Features
+) -> Route:
+    """The named model and no other, unless it sleeps and the client does not insist on it."""
+    asleep = _asleep(model.id, load)
+    if not asleep:
+        alive = _replicas(load, model.id) > 0
+        reason = "named by the client" if alive else "named by the client, but not alive"
+        return _route((model.id,) if alive else (), reason, catalog, features)
+    others = [m for m in catalog.models if _replicas(load, m.id) > 0 and _fits(m, features)]
+    if not (features.fallback and others):
+        return _route((asleep,), "named by the client; it starts", catalog, features, asleep)
+    others.sort(key=lambda m: load[m.id].full)
+    models = tuple(m.id for m in others)
+    return _route(models, f"{asleep}, named by the client, starts", catalog, features, asleep)
 
 
 def _tier(features: Features) -> tuple[str, str]:
@@ -149,11 +175,18 @@ def _fits(model: ModelSection, features: Features) -> bool:
     return features.prompt_tokens + features.asked_tokens < model.max_model_len
 
 
-def _route(models: tuple[str, ...], reason: str, catalog: Catalog, features: Features) -> Route:
+def _route(
+    models: tuple[str, ...], reason: str, catalog: Catalog, features: Features, wakes: str = ""
+) -> Route:
     if not models:
         return Route((), reason, 0.0)
     price = cost_usd(catalog.model(models[0]), features.prompt_tokens, features.answer_tokens)
-    return Route(models, reason, price)
+    return Route(models, reason, price, wakes)
+
+
+def _asleep(model: str, load: Mapping[str, Load]) -> str:
+    """The model, when it has no replicas because nobody asked for it."""
+    return model if model in load and load[model].wakes and not load[model].replicas else ""
 
 
 def _replicas(load: Mapping[str, Load], model: str) -> int:

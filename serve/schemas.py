@@ -27,11 +27,13 @@ class Body(BaseModel):
 
 class Options(Body):
     """The `mainspring` object of a request. `session` keeps a conversation on one replica. Work of
-    the class `batch` is work that nobody waits for: it yields to all other."""
+    the class `batch` is work that nobody waits for: it yields to all other. With `fallback` another
+    model may answer while the named one has to start."""
 
     deadline_ms: int | None = Field(None, ge=1, le=3_600_000)
     session: str | None = Field(None, max_length=256)
     work: Literal["interactive", "batch"] = Field("interactive", alias="class")
+    fallback: bool = False
 
 
 class Message(BaseModel):

@@ -100,7 +100,7 @@ class Swapper:
             if application is not None and (why := failure(application)):
                 raise Unavailable(f"model {model.id}", f"the new engine did not come up: {why}")
             listed = ray.get(find_directory(self._wiring.directory).snapshot.remote())
-            if sum(r.application == name for r in listed) >= model.replicas:
+            if sum(r.application == name for r in listed) >= model.replicas.first:
                 return
             time.sleep(_LOOK_S)
         raise DeadlineExceeded(f"the start of {name} (is there room for it?)", START_LIMIT_S)

@@ -126,6 +126,7 @@ class Traffic:
             kv_usage=max((r.kv_usage for r in replicas), default=0.0),
             ttft_s=pace.first_s,
             service_s=pace.service_s,
+            wakes=model.replicas.min == 0,
         )
 
     def require_room(self, model: ModelSection, replicas: Sequence[Replica], call: Call) -> None:

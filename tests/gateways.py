@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,18 +21,20 @@ from serve.listener import Listener
 from serve.metering import Meter
 from serve.router import Router
 from serve.routes.tokens import PATHS
+from serve.waking import Waking
 
 SECRET = "between us"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
 
 
-def _model(name: str, tier: str, room: int = 4) -> ModelSection:
+def _model(name: str, tier: str, room: int = 4, **values: Any) -> ModelSection:
     return ModelSection.model_validate(
         {
             "id": name, "source": "x", "tier": tier, "max_model_len": 1024,
             "usd_per_mtok_in": 1.0, "usd_per_mtok_out": 2.0,
             "max_ongoing_requests": room, "max_queued_requests": 0, "max_num_seqs": room,
+            **values,
         }
     )  # fmt: skip
 
@@ -101,6 +103,7 @@ class Stack:
     replicas: list[Replica]
     router: Router
     catalog: Catalog
+    waking: Waking
 
     async def chat(self, **fields: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
         async with self.client.post(
@@ -144,13 +147,18 @@ async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
 
 
 @asynccontextmanager
-async def serving(section: GatewaySection, room: int = 4, **options: Any) -> AsyncIterator[Stack]:
-    async with running(FakeEngine("small")) as small, running(FakeEngine("big")) as big:
-        replicas = [Replica("r1", "small", small.url), Replica("r2", "big", big.url)]
-        catalog = Catalog((_model("big", "planner", room), _model("small", "routine", room)))
+async def serving(
+    section: GatewaySection, room: int = 4, small: Mapping[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Stack]:
+    """`small` are further settings of the model `small`."""
+    async with running(FakeEngine("small")) as little, running(FakeEngine("big")) as big:
+        replicas = [Replica("r1", "small", little.url), Replica("r2", "big", big.url)]
+        routine = _model("small", "routine", room, **(small or {}))
+        catalog = Catalog((_model("big", "planner", room), routine))
         meter = Meter(catalog)
         router = Router(catalog, lambda: replicas, meter, SystemClock(), SECRET)
-        engines = with_cache(section, router, SystemClock())
+        waking = Waking(router, catalog, SystemClock())
+        engines = with_cache(section, waking, SystemClock())
         app = build_app(section, catalog, engines, meter, **options)
         config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none")
         server = Listener(config)
@@ -158,7 +166,7 @@ async def serving(section: GatewaySection, room: int = 4, **options: Any) -> Asy
         await eventually(lambda: server.started)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         async with aiohttp.ClientSession() as client:
-            yield Stack(client, url, small, big, replicas, router, catalog)
+            yield Stack(client, url, little, big, replicas, router, catalog, waking)
         await router.close()
         server.should_exit = True
         await task

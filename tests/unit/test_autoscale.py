@@ -76,7 +76,7 @@ def test_a_quota_bounds_its_kind_only() -> None:
     assert (plan["scarce"].target, plan["plenty"].target) == (3, 8)
 
 
-def run(load: Callable[[float], int], seconds: int, cold_s: float = 30.0) -> list[Engine]:
+def run(load: Callable[[int], int], seconds: int, cold_s: float = 30.0) -> list[Engine]:
     """A second a step: replicas are ready `cold_s` after they are ordered, and gone at once."""
     now, asked, orders = engine(target=0, ready=0, held=0, cold_s=cold_s), -1e9, list[float]()
     seen = []
