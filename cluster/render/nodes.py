@@ -86,7 +86,7 @@ def require_room(settings: Settings) -> None:
                 f"a node with {model.tensor_parallel} {kind} for model {model.id}",
             )  # fmt: skip
     needed = sum(
-        m.replicas * m.tensor_parallel * float(m.engine.get("gpu_memory_utilization", 1.0))
+        m.replicas.max * m.tensor_parallel * float(m.engine.get("gpu_memory_utilization", 1.0))
         for m in models
     )
     there = sum(node.max * found.gpus for node, found in nodes)
