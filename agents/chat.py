@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import openai
 
 from agents.workflows.prompts import Message
+from cluster import tracing
 from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
 
 on_behalf: ContextVar[Mapping[str, str]] = ContextVar("on_behalf", default=MappingProxyType({}))
@@ -126,7 +127,9 @@ class HttpChat:
 
 
 def _billed() -> dict[str, str]:
-    return {f"x-mainspring-{what}": name for what, name in on_behalf.get().items()}
+    found = {f"x-mainspring-{what}": name for what, name in on_behalf.get().items()}
+    within = tracing.traceparent()
+    return found | ({tracing.HEADER: within} if within else {})
 
 
 def _ours(model: str, timeout_s: float, error: openai.APIStatusError) -> Exception:

@@ -42,6 +42,7 @@ from cluster.errors import (
 )
 from cluster.ids import Clock, jittered
 from cluster.session import own
+from cluster.tracing import traceparent
 
 # How long after it was lost a connector is asked again: seconds, each with its jitter.
 _ASK_AGAIN_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -253,7 +254,8 @@ class Effects:
                 if receipt is None:
                     token = self._mint.mint(run, begun.step, call)
                     receipt = await self._ask(
-                        begun.tool, "call", begun.tool, begun.key, ticket, begun.args, token
+                        begun.tool, "call", begun.tool, begun.key, ticket, begun.args, token,
+                        *_trace(),
                     )
                 assert receipt is not None
                 return receipt
@@ -268,6 +270,12 @@ class Effects:
                 if pause is None or not refused.passing:
                     raise
             await asyncio.sleep(jittered(pause))
+
+
+def _trace() -> tuple[str, ...]:
+    """What a connector goes on with, when traces are on."""
+    within = traceparent()
+    return (within,) if within else ()
 
 
 def _told(known: StepDecided) -> Decision:

@@ -4,6 +4,7 @@ from typing import Any
 
 from agents.intents import LOOKUP, Call, Guard
 from agents.links import LinkedThreads
+from cluster import tracing
 from cluster.errors import InvalidInput
 
 
@@ -14,12 +15,22 @@ class Guarded(LinkedThreads):
         self._guard = guard
 
     def call(
-        self, tool: str, key: str, ticket: str, args: dict[str, Any], token: bytes
+        self,
+        tool: str,
+        key: str,
+        ticket: str,
+        args: dict[str, Any],
+        token: bytes,
+        traceparent: str = "",
     ) -> dict[str, Any]:
         """The receipt of `tool`, done once under `key`. IntentRefused unless `token` is for just
         this; else what `perform` raises."""
-        self._guard.require(token, Call(tool, key, ticket, args))
-        return self.perform(tool, key, ticket, args)
+        with tracing.span(
+            f"connector {tool}", "server", traceparent, gen_ai__tool__name=tool,
+            gen_ai__tool__call__id=key,
+        ):  # fmt: skip
+            self._guard.require(token, Call(tool, key, ticket, args))
+            return self.perform(tool, key, ticket, args)
 
     def lookup(self, key: str, ticket: str, token: bytes) -> dict[str, Any] | None:
         """The receipt of what was done under `key`, or None. IntentRefused as for `call`."""

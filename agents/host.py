@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -21,6 +22,7 @@ from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
 from agents.turn import Acted, Child, Suspended, Turn
 from agents.waits import Came
+from cluster import telemetry, tracing
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.session import NAMESPACE, actor
@@ -121,13 +123,17 @@ class AgentHost:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             agent = await self.agent(owner, *key)
-            billed = on_behalf.set(_payer(run))
+            billed, named = on_behalf.set(_payer(run)), telemetry.run_id.set(run.run_id)
             try:
-                await workflow(Turn(run, epoch, agent, office, self._clock, spec))
-            except Suspended:
-                return
+                with _traced(run) as span:
+                    try:
+                        await workflow(Turn(run, epoch, agent, office, self._clock, spec))
+                    except Suspended:
+                        span.set(mainspring__suspended=True)
+                        return
             finally:
                 on_behalf.reset(billed)
+                telemetry.run_id.reset(named)
             self._agents[key] = agent.after(await office.run(run.run_id))
 
     async def agent(self, owner: str, tenant: str, agent: str) -> AgentState:
@@ -151,6 +157,15 @@ class AgentHost:
             if len(self._agents) <= _MAX_AGENTS and self._asked[key] > since:
                 return
             del self._agents[key], self._asked[key]
+
+
+def _traced(run: RunState) -> AbstractContextManager[tracing.Span]:
+    """A turn, in the trace of its run."""
+    return tracing.span(
+        f"invoke_agent {run.workflow}", "internal", tracing.of_run(run.run_id),
+        gen_ai__operation__name="invoke_agent", gen_ai__agent__name=run.workflow,
+        gen_ai__agent__id=run.agent, mainspring__run_id=run.run_id, mainspring__tenant=run.tenant,
+    )  # fmt: skip
 
 
 def _payer(run: RunState) -> dict[str, str]:

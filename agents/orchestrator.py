@@ -47,6 +47,7 @@ from agents.toolbox import Toolbox, of_server
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
 from agents.waits import Came
+from cluster import tracing
 from cluster.errors import (
     DeadlineExceeded,
     EffectUnknown,
@@ -253,8 +254,14 @@ class Orchestrator(PeopleOffice, AgentOffice):
         state = await self._runs.owned(run_id, epoch)
         began = self._clock.monotonic()
         outcome = "broken"
+        span = tracing.begin(
+            f"execute_tool {tool}", parent=tracing.of_run(run_id),
+            gen_ai__operation__name="execute_tool", gen_ai__tool__name=tool,
+            mainspring__step=step, mainspring__run_id=run_id,
+        )  # fmt: skip
         try:
-            acted = await self._effects.act(state, Step(step, tool, args))
+            with tracing.within(span):
+                acted = await self._effects.act(state, Step(step, tool, args))
             outcome = "done" if acted.receipt is not None else acted.decision.answer
             outcome = "refused" if acted.refusal is not None else outcome
             return acted
@@ -264,6 +271,8 @@ class Orchestrator(PeopleOffice, AgentOffice):
             raise
         finally:
             self._metrics.step(tool, outcome, self._clock.monotonic() - began)
+            span.set(mainspring__outcome=outcome)
+            span.end(outcome if outcome in {"broken", "parked"} else "")
 
     async def begin_wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
         """See `agents.turn.Office`."""

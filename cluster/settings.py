@@ -404,6 +404,11 @@ class ClusterSection(Section):
     monitoring_namespace: str = "monitoring"
     region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
     bucket: str = Field("mainspring", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    otlp: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="where traces go: a collector's OTLP over HTTP",
+    )
     role_arn: str = Field("", pattern=r"^(arn:aws[a-z-]*:iam::\d{12}:role/\S+)?$")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Logs: one line an entry, with the request and run it belongs to.
+"""Logs: one line an entry, with the request, run and trace it belongs to.
 
 No text of a customer, prompt or reply goes into a log; ids, counts and durations do.
 """
@@ -6,6 +6,8 @@ No text of a customer, prompt or reply goes into a log; ids, counts and duration
 import logging
 import sys
 from contextvars import ContextVar
+
+from cluster import tracing
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 run_id: ContextVar[str] = ContextVar("run_id", default="-")
@@ -15,6 +17,7 @@ class _WithIds(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = request_id.get()
         record.run_id = run_id.get()
+        record.trace_id = tracing.trace_id()
         return True
 
 
@@ -27,7 +30,7 @@ def logger(name: str) -> logging.Logger:
         handler.setFormatter(
             logging.Formatter(
                 "%(asctime)s %(levelname)s %(name)s request=%(request_id)s run=%(run_id)s "
-                "%(message)s"
+                "trace=%(trace_id)s %(message)s"
             )
         )
         root.addHandler(handler)

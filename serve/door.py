@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cluster import tracing
 from cluster.errors import MainspringError
 from cluster.ids import Ids
 from cluster.telemetry import logger, request_id
@@ -83,6 +84,18 @@ class Door:
         scope["mainspring.request_id"] = name
         token = request_id.set(name)
         reply = _Reply(send, name if self._names_answers else None)
+        parent = headers.get(tracing.HEADER.encode(), "")
+        try:
+            with tracing.span(_shown(scope), "server", parent) as span:
+                span.set(mainspring__request_id=name, http__request__method=scope["method"])
+                await self._answered(scope, headers, receive, reply)
+                span.set(http__response__status_code=reply.status)
+        finally:
+            request_id.reset(token)
+
+    async def _answered(
+        self, scope: Scope, headers: dict[bytes, str], receive: Receive, reply: "_Reply"
+    ) -> None:
         try:
             limit = self._limit_of(scope["path"])
             await self._check(scope, headers, limit)
@@ -95,8 +108,6 @@ class Door:
             # The outermost place: what nobody foresaw is recorded here and told without detail.
             log.exception("unforeseen error on %s %s", scope["method"], scope["path"])
             await reply.problem(INTERNAL, scope, receive)
-        finally:
-            request_id.reset(token)
 
     def _limit_of(self, path: str) -> BodyLimit:
         named = (limit for start, limit in self._larger.items() if path.startswith(start))
@@ -110,6 +121,11 @@ class Door:
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length) > limit.bytes:
             raise TooLarge(limit.bytes)
+
+
+def _shown(scope: Scope) -> str:
+    """The method and the path's first parts, which hold no ids."""
+    return f"{scope['method']} {'/'.join(scope['path'].split('/')[:3])}"
 
 
 def _bounded(receive: Receive, limit: BodyLimit) -> Receive:
@@ -138,19 +154,20 @@ def _bounded(receive: Receive, limit: BodyLimit) -> Receive:
 
 
 class _Reply:
-    """`send` that adds the request id and knows whether an answer has begun."""
+    """`send` that adds the request id and knows the `status` of an answer once it has begun."""
 
     def __init__(self, send: Send, name: str | None) -> None:
-        self._send, self._name, self._begun = send, name, False
+        self._send, self._name = send, name
+        self.status: int | None = None
 
     async def __call__(self, event: Event) -> None:
         if event["type"] == "http.response.start":
-            self._begun = True
+            self.status = event["status"]
             if self._name is not None:
                 header = (b"x-request-id", self._name.encode("latin-1"))
                 event = {**event, "headers": [*event.get("headers", ()), header]}
         await self._send(event)
 
     async def problem(self, problem: Problem, scope: Scope, receive: Receive) -> None:
-        if not self._begun:
+        if self.status is None:
             await problem.response()(scope, receive, self)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from cluster import tracing
 from cluster.errors import MainspringError, Overloaded, Unavailable
 from cluster.ids import Clock
 from cluster.settings import ModelSection
@@ -30,6 +31,9 @@ log = logger("router")
 BEHIND: Final = 4 * MAX_PRIORITY
 GRACE_S: Final = 0.5
 UNEVEN: Final = 8  # a difference of this part of an engine's places is worth a warm prefix
+_OPERATIONS: Final = {
+    "/v1/chat/completions": "chat", "/v1/responses": "chat", "/v1/completions": "text_completion",
+}  # fmt: skip
 MAX_ATTEMPTS: Final = 3  # replicas of one model; a request that kills engines must not visit all
 
 
@@ -69,14 +73,18 @@ class Router:
     async def send(self, route: Route, call: Call) -> Answer:
         """See `Engines`."""
         refusal: MainspringError = Unavailable("models", route.reason, 2.0)
-        for position, name in enumerate(route.models):
-            if position:
-                self._meter.fell_back(name)
-            try:
-                return await self._send_to_model(self._catalog.model(name), call)
-            except (Overloaded, Unavailable) as error:
-                refusal = error
-        raise refusal
+        with tracing.span("route", mainspring__route=route.reason) as span:
+            for position, name in enumerate(route.models):
+                if position:
+                    self._meter.fell_back(name)
+                try:
+                    answer = await self._send_to_model(self._catalog.model(name), call)
+                except (Overloaded, Unavailable) as error:
+                    refusal = error
+                else:
+                    span.set(mainspring__model=name, mainspring__fallbacks=position)
+                    return answer
+            raise refusal
 
     async def _send_to_model(self, model: ModelSection, call: Call) -> Answer:
         candidates = self._of(model)
@@ -94,9 +102,13 @@ class Router:
     async def _send_to_replica(self, model: ModelSection, replica: Replica, call: Call) -> Answer:
         sent = self._clock.monotonic()
         self._enter(replica, call)
+        span = _span(model, replica, call)
         try:
-            reply = await self._wire.ask(replica.url, self._secret, _payload(model, call), call)
+            reply = await self._wire.ask(
+                replica.url, self._secret, _payload(model, call), call, span.traceparent
+            )
         except BaseException as error:
+            span.end(type(error).__name__)
             self._leave(replica, call)
             self._judge(replica, error)
             raise
@@ -109,6 +121,7 @@ class Router:
         if call.stream:
             answer.chunks = self._metered(answer, reply)
         answer.on_release.append(lambda answer: self._over(answer, replica, reply))
+        answer.on_release.append(lambda answer: _ended(span, answer))
         if call.stream:
             _ends_in_time(answer, call.deadline - answer.first_byte)
         return answer
@@ -187,6 +200,27 @@ class Router:
     def _leave(self, replica: Replica, call: Call) -> None:
         self._traffic.leave(replica, call)
         self._meter.in_work(replica.model, self._traffic.in_work(replica.model))
+
+
+def _span(model: ModelSection, replica: Replica, call: Call) -> tracing.Span:
+    """The call of an engine, by the GenAI conventions."""
+    operation = _OPERATIONS.get(call.path, call.path)
+    return tracing.begin(
+        f"{operation} {model.id}", "client", gen_ai__operation__name=operation,
+        gen_ai__provider__name="vllm", gen_ai__request__model=model.id,
+        gen_ai__request__max_tokens=call.payload.get("max_tokens"), server__address=replica.url,
+        mainspring__request_id=call.request_id, mainspring__tenant=call.tenant,
+    )  # fmt: skip
+
+
+def _ended(span: tracing.Span, answer: Answer) -> None:
+    span.set(
+        gen_ai__response__model=answer.model.id,
+        gen_ai__usage__input_tokens=answer.usage.prompt_tokens,
+        gen_ai__usage__output_tokens=answer.usage.completion_tokens,
+        gen_ai__server__time_to_first_token=round(answer.first_byte - answer.sent, 6),
+    )
+    span.end("" if answer.status == 200 else str(answer.status))
 
 
 def _ends_in_time(answer: Answer, left: float) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 
 from cluster.errors import DeadlineExceeded
 from cluster.ids import Clock
+from cluster.tracing import HEADER
 from serve.calls import Call
 from serve.problems import Refused, engine_problem
 
@@ -67,9 +68,11 @@ class Wire:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, url: str, key: str, payload: bytes, call: Call) -> Reply:
+    async def ask(
+        self, url: str, key: str, payload: bytes, call: Call, traceparent: str = ""
+    ) -> Reply:
         """Send a call's payload, as it stands, to the server at `url`; the answer once it is clear
-        that it is one.
+        that it is one. `traceparent` is what the server goes on with.
 
         Raises Failed when another server may do better, Refused when the request is at fault,
         DeadlineExceeded.
@@ -86,6 +89,7 @@ class Wire:
                     "authorization": f"Bearer {key}",
                     "content-type": "application/json",
                     "x-request-id": call.request_id,
+                    **({HEADER: traceparent} if traceparent else {}),
                 },
                 timeout=aiohttp.ClientTimeout(total=left, connect=CONNECT_TIMEOUT_S),
             )

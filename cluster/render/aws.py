@@ -1,7 +1,8 @@
 """The profile as a cluster file for `ray up` on AWS, and the rights of its machines.
 
 The head starts the stack; GPU nodes come from zero. Secrets lie in the Parameter Store below
-/NAME/, each named as the variable that it sets; the head reads them when it starts. Not covered:
+/NAME/, each named as the variable that it sets; the head reads them when it starts. Ray's own token
+is the file that `ray get-auth-token --generate` writes, and travels with the profile. Not covered:
 the network around it (VPC, load balancer, TLS) and what the person who runs `ray up` may do.
 """
 
@@ -13,6 +14,7 @@ from cluster.settings import NodeSection, Settings
 Manifest = dict[str, Any]
 
 _PROFILE: Final = "/home/ray/profile.yaml"
+_TOKEN: Final = "/home/ray/.ray/auth_token"
 _DISK_GB: Final = 300
 _READ: Final = (
     "import boto3, shlex; "
@@ -59,7 +61,7 @@ def _cluster(settings: Settings) -> Manifest:
             **{node.name: _worker(settings, node) for node in cluster.nodes},
         },
         "head_node_type": "head",
-        "file_mounts": {_PROFILE: "profile.yaml"},
+        "file_mounts": {_PROFILE: "profile.yaml", _TOKEN: "~/.ray/auth_token"},
         "head_start_ray_commands": _head_start(settings),
         "worker_start_ray_commands": [
             "ray stop",
@@ -119,7 +121,8 @@ def _head_start(settings: Settings) -> list[str]:
         f'umask 077 && python -c "{read}" > ~/secrets',
         ". ~/secrets && ray start --head --port=6379 --object-manager-port=8076 "
         "--autoscaling-config=~/ray_bootstrap_config.yaml",
-        f". ~/secrets && (nohup mainspring up --profile {_PROFILE} > ~/mainspring.log 2>&1 &)",
+        f". ~/secrets && export RAY_AUTH_TOKEN=$(cat {_TOKEN}) && "
+        f"(nohup mainspring up --profile {_PROFILE} > ~/mainspring.log 2>&1 &)",
     ]
 
 

@@ -228,7 +228,7 @@ def _stores(settings: Settings) -> set[int]:
     usual = {"postgresql+psycopg": 5432, "http": 80, "https": 443}
     urls = (
         settings.memory.uri, settings.memory.log, settings.journal.url, settings.accounts.url,
-        settings.batches.url, f"redis://{settings.cluster.redis}",
+        settings.batches.url, settings.cluster.otlp, f"redis://{settings.cluster.redis}",
     )  # fmt: skip
     parts = [urlsplit(url) for url in urls]
     found = {part.port or usual.get(part.scheme) for part in parts if part.hostname}

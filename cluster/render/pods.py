@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from cluster.render.nodes import Machine
 from cluster.settings import Settings
+from cluster.tracing import ENDPOINT
 
 Manifest = dict[str, Any]
 
@@ -58,6 +59,8 @@ def _environment(settings: Settings) -> list[Manifest]:
         "HF_HOME": WEIGHTS_DIR if settings.cluster.weights == "pvc" else "/tmp/hub",
         "RAY_AUTH_MODE": "token",
     }
+    if settings.cluster.otlp:
+        plain[ENDPOINT] = settings.cluster.otlp
     named = [{"name": name, "valueFrom": secret(own, key)} for name, key in _SECRETS.items()]
     named.append({"name": "RAY_AUTH_TOKEN", "valueFrom": secret(f"{own}-ray", "auth_token")})
     return [{"name": name, "value": value} for name, value in plain.items()] + named

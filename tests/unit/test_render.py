@@ -103,6 +103,13 @@ def test_weights_in_s3_need_no_volume(tmp_path: Path, profile: Profile) -> None:
     assert list(problems(files)) == []
 
 
+def test_traces_go_where_the_profile_says(tmp_path: Path, profile: Profile) -> None:
+    profile["cluster"]["otlp"] = "http://collector.monitoring:4318"
+    files = rendered(_kept(tmp_path, profile), "kuberay")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in files["rayservice.yaml"]
+    assert "port: 4318" in files["network.yaml"]
+
+
 def test_rights_on_aws_change_nothing_but_what_is_the_clusters_own() -> None:
     for name in ("iam-head.json", "iam-worker.json"):
         for rule in json.loads(rendered("cluster", "aws")[name])["Statement"]:

@@ -97,4 +97,6 @@ def test_a_log_line_names_its_request_and_run(capsys: pytest.CaptureFixture[str]
     token = telemetry.run_id.set("run_7")
     handler.filter(record)
     telemetry.run_id.reset(token)
-    assert handler.format(record).endswith("INFO mainspring.test request=- run=run_7 3 runs")
+    assert handler.format(record).endswith(
+        "INFO mainspring.test request=- run=run_7 trace=- 3 runs"
+    )
