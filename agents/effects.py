@@ -254,7 +254,13 @@ class Effects:
                 if receipt is None:
                     token = self._mint.mint(run, begun.step, call)
                     receipt = await self._ask(
-                        begun.tool, "call", begun.tool, begun.key, ticket, begun.args, token,
+                        begun.tool,
+                        "call",
+                        begun.tool,
+                        begun.key,
+                        ticket,
+                        begun.args,
+                        token,
                         *_trace(),
                     )
                 assert receipt is not None

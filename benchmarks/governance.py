@@ -63,8 +63,9 @@ class Unguarded(Ledger):
         super().__init__(make_guard)
 
     def call(
-        self, tool: str, key: str, ticket: str, args: dict[str, Any], token: bytes
-    ) -> dict[str, Any]:
+        self, tool: str, key: str, ticket: str, args: dict[str, Any], token: bytes,
+        traceparent: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
         """As `agents.guarded.Guarded.call`."""
         return self.perform(tool, key, ticket, args)
 
