@@ -233,7 +233,8 @@ class Effects:
             failed = EffectFailed(step=begun.step, key=begun.key, code=error.code, reason=reason)
             await self._append(state.run_id, state.epoch, [failed])
             return Acted(decision, refusal=(error.code, reason))
-        done = EffectDone(step=begun.step, key=begun.key, receipt=receipt)
+        label = str(self.toolbox.tool(begun.tool).returns)
+        done = EffectDone(step=begun.step, key=begun.key, receipt=receipt, label=label)
         await self._append(state.run_id, state.epoch, [done])
         return Acted(decision, receipt=receipt)
 

@@ -23,7 +23,8 @@ class RunOptions(_Event):
     failed at `deadline_at` (seconds since the epoch) and after `attempts` broken turns without
     getting on. `parent` is the run that waits for it. A fork knows what `forked_from` did up to
     event `forked_at`. What policy wants asked waits for a person, or is not done and the run goes
-    on without it (`hand_over`); by default as the settings say."""
+    on without it (`hand_over`); by default as the settings say. The fields `untrusted` of its input
+    hold text from outside."""
 
     priority: Priority = "interactive"
     deadline_at: float | None = None
@@ -32,6 +33,7 @@ class RunOptions(_Event):
     parent: str = ""
     forked_from: str = ""
     forked_at: int = 0
+    untrusted: tuple[str, ...] = ()
 
 
 class RunStarted(_Event):
@@ -54,12 +56,14 @@ class RunClaimed(_Event):
 
 
 class PhaseDone(_Event):
-    """A phase of the turn finished; a resumed turn takes `result` instead of doing it again."""
+    """A phase of the turn finished; a resumed turn takes `result` instead of doing it again.
+    `label` (`agents/taint.py`) is that of what was read for it."""
 
     kind: Literal["phase_done"] = "phase_done"
     phase: str
     result: dict[str, Any]
     seconds: float
+    label: str = ""
 
 
 class StepDecided(_Event):
@@ -132,10 +136,13 @@ class EffectStarted(_Event):
 
 
 class EffectDone(_Event):
+    """The connector's receipt, whose values have this `label` (`agents/taint.py`)."""
+
     kind: Literal["effect_done"] = "effect_done"
     step: str
     key: str
     receipt: dict[str, Any]
+    label: str = ""
 
 
 class EffectFailed(_Event):

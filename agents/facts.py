@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from agents import origins
 from agents.money import largest_named
 from agents.state import AgentState, RunState
+from agents.tools import TOOLS, Tool
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ def facts_for(
 ) -> dict[str, Any]:  # fmt: skip
     """What the policy's schema lists for `tool`. A missing lookup leaves facts that deny."""
     facts = _common(run, thresholds) | {"tenant": run.tenant, "autonomy": standing.autonomy}
+    # Of a tool that nobody declared every argument counts.
+    facts |= origins.facts(TOOLS.get(tool) or Tool(tool, (), "write"), args, run)
     if tool == "refund":
         order = _order(run, str(args.get("order", "")))
         facts |= {

@@ -13,12 +13,15 @@ from typing import Final
 from agents.journal import Feedback, Judgement
 from agents.references import PERSONAL, REFERENCE, References
 from agents.state import RunState
+from agents.taint import UNKNOWN, Label, for_record
 from agents.workflows.prompts import without_citations
 from memory.log import Note
 from memory.records import Origin, Record
 
 DECISION: Final = "decision"
 LESSON: Final = "ticket"
+GENERAL: Final = Label("tenant", "tenant")
+"""What a person let stand, without what holds for one customer only."""
 SUPPORT: Final = "support"
 """The workflow that learns so."""
 _OF_ONE_CUSTOMER: Final = frozenset({*PERSONAL, "ORDER", "TRACKING", "AMOUNT", "DATE"})
@@ -48,6 +51,7 @@ def decision(run: RunState, customer: str, intent: str, ended: str, reason: str)
         tier="session",
         subject=customer,
         session=run.agent,
+        labels=for_record(UNKNOWN),
         origin=Origin("run", run=run.run_id),
     )  # fmt: skip
 
@@ -91,6 +95,7 @@ def _lesson(run: RunState, judgement: Judgement) -> Record | None:
         meta={"intent": intent, "answer": answer},
         subject=str(run.receipts.get("read", {}).get("customer", "")),
         trust="tenant",
+        labels=for_record(GENERAL),
         origin=Origin("user", run=run.run_id),
     )  # fmt: skip
 

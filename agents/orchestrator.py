@@ -34,6 +34,7 @@ from agents.journal_sql import SqlJournal
 from agents.links import Address, Link, Listener, performed
 from agents.meters import Meters
 from agents.metrics import METRICS_S, Metrics, as_text
+from agents.origins import Known, outside
 from agents.owners import NAME, TIMEOUT_S, Owners
 from agents.people_office import PeopleOffice
 from agents.placement import Placement, Spawn, no_spawn
@@ -288,7 +289,7 @@ class Orchestrator(PeopleOffice, AgentOffice):
         if len(children) > MAX_CHILDREN:
             raise InvalidInput("children", len(children), f"at most {MAX_CHILDREN} runs")
         state = await self._runs.owned(run_id, epoch)
-        options = state.options
+        options, known = state.options, Known.of(state)
         # An agent has one turn at a time: children of one agent would only queue up.
         return [
             await self.submit(
@@ -296,7 +297,7 @@ class Orchestrator(PeopleOffice, AgentOffice):
                 child.agent or f"{state.agent}/{step}/{i}", child.input,
                 RunOptions(
                     priority=child.priority or options.priority, attempts=options.attempts,
-                    parent=run_id,
+                    parent=run_id, untrusted=outside(child.input, known),
                 ),
             )
             for i, child in enumerate(children)

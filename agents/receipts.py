@@ -24,7 +24,7 @@ from agents.events import (
 from agents.pii import Vault
 from agents.state import RunState, fold
 
-_WORDS: Final = frozenset({"tenant", "intent", "order_status"})
+_WORDS: Final = frozenset({"tenant", "intent", "order_status", "sharing"})
 _UNSURE: Final = "started"
 
 Receipt = dict[str, Any]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any, Final, Literal, TypeVar
 
+from agents import taint
 from agents.events import (
     ApprovalAnswered,
     ApprovalAsked,
@@ -29,6 +30,7 @@ from agents.events import (
     WaitBegun,
     WaitEnded,
 )
+from agents.taint import PUBLIC, UNKNOWN, Label
 
 T = TypeVar("T")
 Status = Literal["open", "waiting", "parked", "paused", "ended"]
@@ -58,7 +60,8 @@ class RunState:
 
     `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
     sent and not yet taken; `approvals` are each step's last question to a person. `failures` counts
-    its broken turns, `stuck` those since it last got on."""
+    its broken turns, `stuck` those since it last got on. `labels` are those of the receipts by
+    step, `label` is that of all that the run has read."""
 
     run_id: str
     seq: int = 0
@@ -86,6 +89,8 @@ class RunState:
     claimed_at: float | None = None
     ended_at: float | None = None
     ended: RunEnded | None = None
+    labels: dict[str, Label] = field(default_factory=dict)
+    label: Label = PUBLIC
 
     @property
     def tenant(self) -> str:
@@ -125,12 +130,13 @@ def _changes(state: RunState, event: Event) -> Changes:
         case RunStarted(workflow=workflow, agent=agent, input=given, options=options):
             return {
                 "workflow": workflow, "agent": agent, "input": given, "options": options,
-                "started_at": event.at,
+                "started_at": event.at, "label": taint.of_input(options.untrusted),
             }  # fmt: skip
         case RunClaimed(epoch=epoch):
             return {"epoch": epoch, "claimed_at": state.claimed_at or event.at}
-        case PhaseDone(phase=phase, result=result, seconds=seconds):
+        case PhaseDone(phase=phase, result=result, seconds=seconds, label=label):
             return {
+                "label": state.label.joined(taint.parse(label)),
                 "phases": {**state.phases, phase: result},
                 "seconds": {**state.seconds, phase: seconds},
                 "stuck": 0,
@@ -181,6 +187,7 @@ def _of_wait(state: RunState, payload: WaitBegun | WaitEnded | SignalSent) -> Ch
     return {
         "stuck": 0,
         "waiting": None,
+        "label": state.label if payload.value is None else UNKNOWN,
         "waited": {**state.waited, payload.step: payload.value},
         "signals": tuple(s for s in state.signals if s is not first),
     }
@@ -200,14 +207,19 @@ def _of_effect(state: RunState, payload: Any) -> Changes:
             return {"parked": {**state.parked, step: parked}}
     still_open = {"open_effects": _without(state.open_effects, payload.step)}
     match payload:
-        case EffectDone(step=step, receipt=receipt):
-            return still_open | {"receipts": {**state.receipts, step: receipt}, "stuck": 0}
+        case EffectDone(step=step, receipt=receipt, label=label):
+            read = taint.parse(label)
+            return still_open | {
+                "receipts": {**state.receipts, step: receipt}, "stuck": 0,
+                "labels": {**state.labels, step: read}, "label": state.label.joined(read),
+            }  # fmt: skip
         case EffectFailed(step=step) as failed:
             return still_open | {"refusals": {**state.refusals, step: failed}}
     receipts = {payload.step: payload.receipt} if payload.done else {}
     return still_open | {
         "parked": _without(state.parked, payload.step),
         "receipts": {**state.receipts, **receipts},
+        "label": UNKNOWN if payload.done else state.label,
     }
 
 

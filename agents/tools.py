@@ -5,8 +5,10 @@ so that text from outside can pick among offered values and never bring one of i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from agents.taint import OWN, UNKNOWN, Label
 
 Effect = Literal["read", "write"]
 
@@ -18,7 +20,9 @@ class Tool:
     """`parameters` in call order; `terminal` tools end a plan. Without `lookup` the connector can't
     tell by an effect's key whether it was done: one that was broken off waits for a person. `undo`
     is the tool that takes an effect back, by its key as `of`; `amount` the argument that is money,
-    in cents."""
+    in cents. `control` are the parameters by which it decides for whom, what and how much, each
+    with the fields that a value of trusted origin stands under (none: any); None are all of them.
+    `returns` is the label of its receipts: of those that repeat their arguments, UNKNOWN."""
 
     name: str
     parameters: tuple[str, ...]
@@ -27,6 +31,8 @@ class Tool:
     lookup: bool = True
     undo: str = ""
     amount: str = ""
+    control: Mapping[str, tuple[str, ...]] | None = field(default=None, hash=False)
+    returns: Label = UNKNOWN
 
     @property
     def form(self) -> str:
@@ -42,12 +48,17 @@ class Offer:
     values: Mapping[str, Sequence[str]]
 
 
+# The desk itself looks at the ticket's customer alone, whatever order is named.
 READ_TICKET: Final = Tool("read_ticket", (), "read")
-LOOKUP_ACCOUNT: Final = Tool("lookup_account", (), "read")
-LOOKUP_ORDER: Final = Tool("lookup_order", ("order",), "read")
-REFUND: Final = Tool("refund", ("order", "amount"), "write", amount="amount_cents")
-REPLY: Final = Tool("reply", (), "write", terminal=True)
-ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw")
+LOOKUP_ACCOUNT: Final = Tool("lookup_account", (), "read", returns=OWN)
+LOOKUP_ORDER: Final = Tool("lookup_order", ("order",), "read", control={}, returns=OWN)
+REFUND: Final = Tool(
+    "refund", ("order", "amount"), "write", amount="amount_cents",
+    control={"order": ("id", "orders"), "amount_cents": ("total_cents", "amount_cents")},
+)  # fmt: skip
+# A reply goes to the ticket's customer, a hand-over to our own people.
+REPLY: Final = Tool("reply", (), "write", terminal=True, control={})
+ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw", control={})
 ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")
 WITHDRAW: Final = Tool("withdraw", ("of",), "write")
 

@@ -12,6 +12,7 @@ from agents.events import PhaseDone, Priority, RunEnded, WaitBegun
 from agents.policy import Decision
 from agents.specs import AgentSpec
 from agents.state import AgentState, RunState
+from agents.taint import UNKNOWN, Label
 from agents.waits import Came
 from cluster.ids import Clock
 
@@ -79,15 +80,19 @@ class Turn:
         self._clock = clock
 
     async def phase(
-        self, name: str, work: Callable[[], Awaitable[dict[str, Any]]]
+        self,
+        name: str,
+        work: Callable[[], Awaitable[dict[str, Any]]],
+        label: Callable[[dict[str, Any]], Label] = lambda _result: UNKNOWN,
     ) -> dict[str, Any]:
-        """The result of `work`, which is done once in the life of the run."""
+        """The result of `work`, which is done once in the life of the run. `label` says of the
+        result what was read for it."""
         if name in self.run.phases:
             return self.run.phases[name]
         started = self._clock.monotonic()
         result = await work()
         seconds = self._clock.monotonic() - started
-        done = PhaseDone(phase=name, result=result, seconds=seconds)
+        done = PhaseDone(phase=name, result=result, seconds=seconds, label=str(label(result)))
         await self._office.append(self.run.run_id, self._epoch, [done])
         return result
 

@@ -23,6 +23,7 @@ from agents.guarding import KEYS, guard
 from agents.intent_keys import ensure
 from agents.policy import Decision, Policy, Request
 from agents.state import AgentState, RunState, apply
+from agents.tools import TOOLS
 from agents.turn import Acted, Child, Turn
 from agents.waits import Came
 from agents.workflows.prompts import Message
@@ -208,7 +209,9 @@ class Office:
             failed = EffectFailed(step=step, key=begun.key, code=error.code, reason=str(error))
             await self.append(run_id, epoch, [failed])
             return Acted(decision, refusal=(error.code, str(error)))
-        await self.append(run_id, epoch, [EffectDone(step=step, key=begun.key, receipt=receipt)])
+        label = str(TOOLS[tool].returns)
+        done = EffectDone(step=step, key=begun.key, receipt=receipt, label=label)
+        await self.append(run_id, epoch, [done])
         return Acted(decision, receipt=receipt)
 
     async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:

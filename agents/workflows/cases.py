@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agents import taint
 from agents.lessons import LESSON
 from agents.memories import askable
 from agents.references import References
+from agents.taint import Label
 from agents.turn import Acted, Turn
 from agents.workflows import prompts
 from agents.workflows.prompts import Evidence
@@ -50,7 +52,13 @@ def passage(hit: Hit) -> dict[str, Any]:
         "id": record.id, "source": record.source, "kind": record.kind,
         "text": record.meta.get("answer", record.text),
         "event_at": record.event_at, "score": round(hit.score, 4), "reason": hit.reason,
+        "label": str(taint.of_record(record)),
     }  # fmt: skip
+
+
+def label_of(recalled: dict[str, Any]) -> Label:
+    """The label of the recall phase's result: that of its passages together."""
+    return taint.join(taint.parse(p["label"]) for p in recalled["passages"])
 
 
 def keep(case: Case, receipt: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from agents.chat import Chat
 from agents.memories import NOTICE, Memories, askable, remembered, storable
 from agents.specs import AgentSpec
 from agents.state import Turn as Earlier
+from agents.taint import UNKNOWN, for_record
 from agents.turn import Child, Turn
 from agents.workflows.prompts import Message
 from cluster.errors import InvalidInput, NotFound, Overloaded
@@ -204,6 +205,7 @@ class _Talk:
             event_at=self._run.started_at, meta={"who": who}, tier="session",
             importance=_IMPORTANCE[who],
             subject=self._subject, agent=self._run.agent, session=self._run.agent, parents=parents,
+            labels=for_record(UNKNOWN),
             origin=Origin(
                 "model" if model else "user", self._spec.model if model else "", self._run.run_id
             ),

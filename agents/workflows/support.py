@@ -25,6 +25,7 @@ from agents.workflows.cases import (
     Case,
     evidence_for,
     keep,
+    label_of,
     passage,
     result_of,
     trouble_of,
@@ -104,7 +105,7 @@ async def _recall(turn: Turn, parts: Parts, case: Case) -> list[dict[str, Any]]:
         asked = evidence_for(turn, case.ticket, KINDS, parts.section.evidence)
         return {"passages": [passage(hit) for hit in await parts.memory.recall(asked)]}
 
-    found = await turn.phase("recall", recall)
+    found = await turn.phase("recall", recall, label_of)
     # Rewritten in the journal's order, so that a resumed turn has the same references.
     return [{**p, "text": case.references.rewrite(p["text"])} for p in found["passages"]]
 

@@ -32,7 +32,8 @@ class Office(Protocol):
 
 
 class RunRequest(Body):
-    """`POST /v1/runs`. `agent` works it, one run at a time; without one the run has its own."""
+    """`POST /v1/runs`. `agent` works it, one run at a time; without one the run has its own. The
+    fields `untrusted` of its `input` hold text from outside, which may choose nothing."""
 
     workflow: str
     input: dict[str, Any] = Field(default_factory=dict)
@@ -40,6 +41,7 @@ class RunRequest(Body):
     priority: Priority = "interactive"
     deadline_s: float | None = Field(None, gt=0, le=31_536_000)
     attempts: int = Field(3, ge=1, le=100)
+    untrusted: tuple[str, ...] = ()
 
 
 class Told(Body):
@@ -100,7 +102,10 @@ class RunRoutes:
         agent = asked.agent or f"{asked.workflow}/{key}"
         require_named("agent", agent)
         deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
-        options = RunOptions(priority=asked.priority, deadline_at=deadline, attempts=asked.attempts)
+        options = RunOptions(
+            priority=asked.priority, deadline_at=deadline, attempts=asked.attempts,
+            untrusted=asked.untrusted,
+        )  # fmt: skip
         run = await self._office.ask(
             "submit", tenant_of(http), key, asked.workflow, agent, asked.input, options
         )

@@ -32,6 +32,7 @@ def test_shares_become_thousandths() -> None:
     assert facts_for("escalate", {}, _run(), AGENT, THRESHOLDS, TRUSTED) == {
         "intent": "refund_request", "confidence": 800, "out_of_scope": 125,
         "min_confidence": 700, "max_out_of_scope": 500, "tenant": "", "autonomy": 2,
+        "untrusted": [], "tool_trusted": True, "sharing": "public",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tests.fakes import POLICY
 SURE = {
     "intent": "refund_request", "confidence": 950, "out_of_scope": 20,
     "min_confidence": 700, "max_out_of_scope": 500, "tenant": "default", "autonomy": 2,
+    "untrusted": [], "tool_trusted": False, "sharing": "personal",
 }  # fmt: skip
 REFUND = SURE | {
     "amount_cents": 1000, "order_total_cents": 2490, "order_refunded_cents": 0,
