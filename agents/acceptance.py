@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Final
 
-from agents.events import RunEnded
-from agents.journal import require_line, require_name
+from agents.journal import require_name
 from agents.journal_sql import SqlJournal
+from agents.noted import note
 from agents.toolbox import Pin, Pins, require_sound
 from cluster.ids import Clock
 
@@ -19,22 +19,14 @@ def accept(
     """Pin what is new or changed of `said`; those. InvalidInput for a schema that would not be
     checked, and for nobody's word; nothing is accepted then."""
     require_name("by", by)
-    require_line("why", why)
-    offered = list(said)
-    for pin in offered:
+    fresh = pins.fresh(said)
+    for pin in fresh:
         require_sound(pin)
+    # Journaled first: there is no pin without its record. A record without its pin is asked for
+    # again.
     with journal.connection():
-        # Journaled first: a pin without its record can't be, a record without its pin is asked
-        # for again.
-        fresh = pins.fresh(offered)
         for pin in fresh:
-            given = {
-                "tenant": tenant, "tool": pin.name, "hash": pin.hash, "by": by, "why": why,
-                "description": pin.description,
-            }  # fmt: skip
-            key = f"{WORKFLOW}:{pin.name}:{clock.now()!r}"
-            run, _ = journal.create(tenant, key, WORKFLOW, f"{WORKFLOW}/{pin.server}", given)
-            ended = RunEnded(decision="accepted", reason=why or f"by {by}", result=given)
-            journal.append(run, 0, [ended])
+            given = {"tool": pin.name, "hash": pin.hash, "description": pin.description}
+            note(journal, clock, tenant, WORKFLOW, pin.name, "accepted", given, by, why)
     pins.accept(fresh, by, clock.now())
     return fresh

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Final
 
 from agents.commits import Commits
-from agents.events import RunEnded
-from agents.journal import Journal, require_line, require_name
+from agents.journal import Journal, require_name
 from agents.journal_sql import SqlJournal
+from agents.noted import note
 from agents.state import fold
 from cluster.errors import InvalidInput
 from cluster.ids import Clock
@@ -31,18 +31,9 @@ def change(
     for nobody's word."""
     if not 0 <= level <= HIGHEST:
         raise InvalidInput("level", level, f"0 to {HIGHEST}")
-    require_name("by", by)
     require_name("workflow", workflow)
-    require_line("why", why)
-    given = {"tenant": tenant, "workflow": workflow, "level": level, "by": by, "why": why}
-    key = f"{WORKFLOW}:{workflow}:{clock.now()!r}"
-
-    with journal.connection():
-        run_id, new = journal.create(tenant, key, WORKFLOW, _agent(workflow), given)
-        if new:
-            ended = RunEnded(decision=f"level {level}", reason=why or f"by {by}", result=given)
-            journal.append(run_id, 0, [ended])
-    return run_id
+    given = {"workflow": workflow, "level": level}
+    return note(journal, clock, tenant, WORKFLOW, workflow, f"level {level}", given, by, why)
 
 
 def changed_to(journal: Journal, tenant: str, workflow: str) -> tuple[int | None, float]:

@@ -116,6 +116,11 @@ class DeskFile:
         with self._lock:
             return str(self._row("tickets", "ticket", ticket)["customer"])
 
+    def customer(self, id: str) -> Row:
+        """Whom the desk knows by that id. Raises NotFound."""
+        with self._lock:
+            return {"id": str(self._row("customers", "customer", id)["id"])}
+
     def account(self, customer: str) -> Row:
         """For `prompts.account_text`: name (a placeholder), since, orders (newest first)."""
         with self._lock:

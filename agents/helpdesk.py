@@ -23,6 +23,8 @@ from cluster.errors import Conflict, InvalidInput, NotFound
 
 Receipt = dict[str, Any]
 
+ERASED: Final = "(erased)"
+"""What stands in place of words that were taken away."""
 REFUND_DAYS: Final = 5
 """Working days until a refund arrives."""
 
@@ -121,6 +123,29 @@ class HelpDesk(DeskFile):
         with self._lock:
             found = self._db.execute("select receipt from effects where key = ?", (key,)).fetchone()
         return None if found is None else json.loads(found["receipt"])
+
+    # --- what is taken away
+
+    def erase(self, customer: str) -> Row:
+        """Take away what is personal of a customer: the account, the words of tickets and replies.
+        What was done, ordered and paid stays, and so do the references, which bring nothing back
+        any more. Says how many `tickets` and `replies` were emptied. NotFound for a stranger."""
+        mine = "ticket in (select id from tickets where customer = ?)"
+        with self._transaction():
+            self._row("customers", "customer", customer)
+            self._db.execute(
+                "update customers set name='', email='', phone='', address='' where id = ?",
+                (customer,),
+            )
+            tickets = self._db.execute(
+                "update tickets set subject='', body=? where customer = ?", (ERASED, customer)
+            )
+            replies = self._db.execute(f"update outbox set text=? where {mine}", (ERASED, customer))
+        # The old words also stand in pages that are free by now, and in the log.
+        with self._lock:
+            self._db.execute("vacuum")
+            self._db.execute("pragma wal_checkpoint(truncate)")
+        return {"customer": customer, "tickets": tickets.rowcount, "replies": replies.rowcount}
 
     # --- what was done, for people and tests (raw: not for models or logs)
 

@@ -1,9 +1,10 @@
 """Personal data leaves a text before any model or log sees it, and comes back only on the way out.
 
 A `Vault` belongs to one ticket. It replaces what is personal by [NAME_1], [EMAIL_1], [PHONE_1],
-[CARD_1], [IBAN_1] and [ADDRESS_1], in the numbering of `agents/references.py`, and alone can put
-the values back. The same text and the same account give the same placeholders every time, so a
-vault is never stored: its owner (`agents/helpdesk.py`) builds it anew and keeps it in its process.
+[CARD_1], [IBAN_1], [ID_1], [IP_1] and [ADDRESS_1], in the numbering of `agents/references.py`, and
+alone can put the values back. The same text and the same account give the same placeholders every
+time, so a vault is never stored: its owner (`agents/helpdesk.py`) builds it anew and keeps it in
+its process. Where that text is erased, the placeholders bring nothing back any more.
 
 Covered:
 - what the account holds, in any case and with any spacing: the full name, first and last name
@@ -11,11 +12,13 @@ Covered:
   postcode and city together;
 - e-mail addresses; payment card numbers that pass Luhn; IBANs that pass mod-97; phone numbers that
   `phonenumbers` finds valid and that begin with +, 0 or ( or follow a word such as "phone";
+- national numbers, IP addresses, phone numbers as they are written in other countries: see
+  `agents/pii_numbers.py`;
 - streets with a house number in English, German, French and Spanish, British postcodes;
 - names in "my name is X" and "ich heiße X" (also French and Spanish) and behind a closing formula.
 
 Not covered: names of other people in running text, a city or postcode on its own, dates of birth,
-tax and passport numbers, mistyped card numbers and IBANs (their digits become [NUMBER_1] later),
+passport numbers, mistyped card numbers and IBANs (their digits become [NUMBER_1] later),
 personal data written in words, and other scripts than Latin. A first or last name that is also an
 everyday word ("Will", "Rose") is only seen with a capital or as the last word. A placeholder that a
 customer types is taken for ours; it can only bring back that customer's own data. From the
@@ -30,6 +33,7 @@ from typing import Final
 import phonenumbers
 from stdnum import iban, luhn
 
+from agents import pii_numbers
 from agents.references import REFERENCE, References
 
 Account = Mapping[str, str]
@@ -54,11 +58,6 @@ _SHIELD = re.compile(
     re.IGNORECASE,
 )
 _PHONE_HINT = re.compile(r"(?:\d[ ()/.-]{0,3}){7}")
-_PHONE_WORD = re.compile(
-    r"(?:phone|mobile|cell|call|tel|fon|handy|mobil|portable|móvil|llam|whatsapp|reach)"
-    r"[^\n\d]{0,25}$",
-    re.IGNORECASE,
-)
 
 _WORD = r"[^\W\d_]{1,40}(?:['’-][^\W\d_]{1,40}){0,2}"
 _CAPITAL = r"[A-ZÀ-ÖØ-ÞŁŚŻŠČŽ](?:[^\W\d_]|['’-](?=[^\W\d_])){0,40}"
@@ -204,10 +203,13 @@ def _phones(region: str) -> Finder:
         shielded = _SHIELD.sub(lambda m: "#" * len(m.group()), text)
         if not _PHONE_HINT.search(shielded):
             return
+        spans = [*pii_numbers.phones_abroad(text, shielded)]
         for match in phonenumbers.PhoneNumberMatcher(shielded, region):
             sure = match.raw_string.startswith(("+", "0", "("))
-            if sure or _PHONE_WORD.search(text[: match.start]):
-                yield match.start, match.end
+            before = text[max(0, match.start - 40) : match.start]
+            if sure or pii_numbers.PHONE_WORD.search(before):
+                spans.append((match.start, match.end))
+        yield from sorted(spans, key=lambda s: (s[0], -s[1]))
 
     return find
 
@@ -230,6 +232,8 @@ def _introductions(text: str) -> Iterator[Span]:
 _FINDERS: Final[tuple[tuple[str, Finder], ...]] = (
     ("EMAIL", _matches(_EMAIL)),
     ("IBAN", _numbers(_IBAN, _is_iban)),
+    ("ID", pii_numbers.ids),
+    ("IP", pii_numbers.addresses),
     ("CARD", _numbers(_CARD, _is_card)),
     ("PHONE", _phones(DEFAULT_REGION)),
     ("ADDRESS", _matches(*_ADDRESSES)),

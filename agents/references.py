@@ -1,11 +1,11 @@
 """Values travel by reference: models see [ORDER_1], never the value behind it.
 
 Text from outside is rewritten before any model or log sees it. What is personal (names, e-mail
-addresses, phone and card numbers, bank accounts, postal addresses) is replaced by the help-desk
-connector, which alone can put it back (`agents/pii.py`). Every other value that could be copied
-wrong (order ids, tracking ids, amounts, dates, plain numbers) is replaced here. One value has one
-reference within a conversation, so a reference in a plan or a draft means exactly that value: it
-can be missing, but it can't be misspelt.
+addresses, phone and card numbers, bank accounts, national numbers, IP and postal addresses) is
+replaced by the help-desk connector, which alone can put it back (`agents/pii.py`). Every other
+value that could be copied wrong (order ids, tracking ids, amounts, dates, plain numbers) is
+replaced here. One value has one reference within a conversation, so a reference in a plan or a
+draft means exactly that value: it can be missing, but it can't be misspelt.
 
 Covered: the patterns below. Not covered: numbers written as words, ids of an unknown shape.
 """
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-PERSONAL: Final = ("NAME", "EMAIL", "PHONE", "CARD", "IBAN", "ADDRESS")
+PERSONAL: Final = ("NAME", "EMAIL", "PHONE", "CARD", "IBAN", "ID", "IP", "ADDRESS")
 VALUES: Final = ("ORDER", "TRACKING", "AMOUNT", "DATE", "NUMBER")
 
 REFERENCE: Final = re.compile(rf"\[({'|'.join(PERSONAL + VALUES)})_([1-9][0-9]{{0,4}})\]")

@@ -3,6 +3,7 @@
 Works on the journal's own database, whether the stack is running or not.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from agents.audit import Audit, verify_refusals
 from agents.audit_export import MAX_BYTES, export, verify
 from agents.audit_key import AuditKey
 from agents.guarding import AUDIT, REFUSED, SERVERS_REFUSED
+from agents.helpdesk import HelpDesk
+from agents.noted import note
 from agents.receipts import receipts
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.objects import opened as place_at
 from cluster.settings import Settings, load
-from serve.operator_cli import PROFILE, RUN, TENANT, opened, own_run
+from serve.operator_cli import BY, PROFILE, RUN, TENANT, opened, own_run
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -84,8 +87,30 @@ def audit_export(
     console.print(f"{count} receipts of {owner} written to {to}/{name}", markup=False)
 
 
+def erase(
+    customer: str = typer.Argument(..., help="A customer's id at the help-desk."),
+    by: str = BY,
+    why: str = typer.Option("", help="Why; kept in the journal."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Take away what is personal of a customer at the help-desk. What was done stays, and its
+    references bring nothing back; that it was asked for is journaled."""
+    settings = load(profile)
+    clock = SystemClock()
+    desk = HelpDesk(settings.path("desk.db"), clock)
+    with opened(settings) as journal, contextlib.closing(desk):
+        desk.customer(customer)
+        owner, given = tenant or settings.tenant, {"customer": customer}
+        note(journal, clock, owner, "erase", customer, "erased", given, by, why)
+        told = desk.erase(customer)
+    said = f"{told['tickets']} tickets and {told['replies']} replies emptied"
+    console.print(f"{customer}: erased, {said}", markup=False)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
+    app.command()(erase)
     app.add_typer(audit, name="audit")
 
 

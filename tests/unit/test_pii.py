@@ -43,6 +43,18 @@ def redact(text: str, account: dict[str, str] | None = None) -> str:
         ("Me llamo María y quiero", "Me llamo [NAME_1] y quiero"),
         ("It is late.\nBest regards,\nTom Hargreaves", "It is late.\nBest regards,\n[NAME_1]"),
         ("Viele Grüße, Jürgen", "Viele Grüße, [NAME_1]"),
+        ("mi DNI es 12345678Z", "mi DNI es [ID_1]"),
+        ("codice fiscale RSSMRA85T10A562S", "codice fiscale [ID_1]"),
+        ("my SSN is 536-90-4399", "my SSN is [ID_1]"),
+        ("Steuer-ID: 36 574 261 809", "Steuer-ID: [ID_1]"),
+        (
+            "my national insurance number is AB 12 34 56 C",
+            "my national insurance number is [ID_1]",
+        ),
+        ("PESEL 44051401359", "PESEL [ID_1]"),
+        ("from 203.0.113.7, or 2001:db8::1", "from [IP_1], or [IP_2]"),
+        ("ring me: (212) 555-0182", "ring me: [PHONE_1]"),
+        ("mi móvil es 612 34 56 78", "mi móvil es [PHONE_1]"),
     ],
 )
 def test_personal_data_is_seen_without_knowing_the_customer(text: str, redacted: str) -> None:
@@ -55,6 +67,9 @@ def test_personal_data_is_seen_without_knowing_the_customer(text: str, redacted:
         "Where is LO-48213, tracking LX123456789DE, for 24.90 EUR, due 12.05.2026 or 2026-05-12?",
         "I paid 1234567 euros on 12 May 2026, twice",
         "my name is not on the list",
+        "version 10.2.33.1, from 10:30:15 to 11:00:00",
+        "DNI 12345678A has a typing mistake, PESEL 44051401358 too",
+        "parcel 44051401359 and case 123-45-678",
         "Es sind 3 Stück und die Nummer ist 20261234567.",
         "I ordered 2 lamps on my way home",
         "card 4111 1111 1111 1112 has a typing mistake",

@@ -336,7 +336,7 @@ def test_an_acceptance_is_journaled_and_counts_until_the_tool_changes(tmp_path: 
     assert kept.require("bank/pay").by == "olga"
     assert kept.fresh([pin]) == []
     journal = journal_of(tmp_path)
-    (row,) = journal.runs("default", None, "accept_tools/bank")
+    (row,) = journal.runs("default", None, "accept_tools/bank/pay")
     state = fold(row.run_id, journal.verified(row.run_id))
     journal.close()
     assert state.input["hash"] == pin.hash
