@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from agents.guarded import Guarded
 from agents.intents import Guard
@@ -16,7 +16,6 @@ from agents.server_calls import Server
 from agents.toolbox import Pins, Toolbox, parted
 from cluster.settings import ToolServerSection
 
-PINS: Final = "servers/pins.json"
 """Where a stack's accepted tools lie below its data folder."""
 
 

@@ -29,6 +29,7 @@ from cluster.settings import ToolServerSection
 from memory.words import terms
 
 BETWEEN: Final = "/"
+PINS: Final = "servers/pins.json"
 MAX_SCHEMA_CHARS: Final = 32_000
 MAX_DESCRIPTION_CHARS: Final = 8_000
 _MAX_DEPTH: Final = 32

@@ -33,6 +33,8 @@ def start(section: RaySection) -> str:
         options["address"] = section.address
     else:
         options |= {
+            # Without it Ray would join a cluster that somebody else runs on this machine.
+            "address": "local",
             "num_cpus": section.num_cpus,
             "include_dashboard": section.dashboard,
             "object_store_memory": section.object_store_mb * 1024 * 1024,

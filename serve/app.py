@@ -29,7 +29,8 @@ from agents.orchestrator import Names, Orchestrator
 from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
 from agents.policy import Policy
-from agents.servers import PINS, Servers
+from agents.servers import Servers
+from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.session import NAMESPACE, start

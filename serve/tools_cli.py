@@ -15,8 +15,7 @@ from rich.table import Table
 from agents import toolbox
 from agents.acceptance import accept
 from agents.server_calls import Server
-from agents.servers import PINS
-from agents.toolbox import Pin, Pins, Toolbox
+from agents.toolbox import PINS, Pin, Pins, Toolbox
 from cluster.errors import MainspringError
 from cluster.ids import SystemClock
 from cluster.settings import Settings, load

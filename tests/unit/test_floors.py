@@ -14,3 +14,10 @@ def test_no_package_imports_from_a_higher_floor() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kept, 0 broken" in done.stdout
+
+
+def test_the_command_line_is_read_before_ray_is() -> None:
+    """Ray reads its variables, the token's among them, once: when it is imported."""
+    asked = "import sys, serve.cli; sys.exit('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=False, timeout=100)
+    assert done.returncode == 0

@@ -24,9 +24,9 @@ from agents.guarding import KEYS, server_guard
 from agents.intent_keys import ensure
 from agents.journal_sql import SqlJournal
 from agents.server_calls import Server
-from agents.servers import PINS, Servers
+from agents.servers import Servers
 from agents.state import RunState, fold
-from agents.toolbox import Pin, Pins, require_fit, require_sound, search
+from agents.toolbox import PINS, Pin, Pins, require_fit, require_sound, search
 from agents.workflows import tool
 from cluster.errors import (
     Conflict,

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import telemetry
+from cluster import session, telemetry
 from cluster.environment import STACK_VARIABLE, prepare
+from cluster.errors import Unavailable
 from cluster.session import marked, sweep
+from cluster.settings import RaySection
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -83,6 +85,22 @@ def test_this_very_process_is_never_ended(environment: None) -> None:
     os.environ[STACK_VARIABLE] = "stack_d"
     assert os.getpid() not in [p.pid for p in marked("stack_d")]
     assert sweep("stack_of_nobody", grace_s=0.0) == 0
+
+
+@pytest.mark.parametrize(("named", "asked"), [(None, "local"), ("auto", "auto")])
+def test_another_ray_of_this_machine_is_joined_only_when_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, asked: str
+) -> None:
+    given: dict[str, object] = {}
+
+    def init(**options: object) -> None:
+        given.update(options)
+        raise ConnectionError("not in a test")
+
+    monkeypatch.setattr(session.ray, "init", init)
+    with pytest.raises(Unavailable, match="not in a test"):
+        session.start(RaySection(address=named))
+    assert given["address"] == asked
 
 
 def test_a_log_line_names_its_request_and_run(capsys: pytest.CaptureFixture[str]) -> None:
