@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup demo check test bench clean
+.PHONY: help setup demo check test bench simulate clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ bench: setup  ## List the benchmarks; make bench-NAME runs one
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$* $(ARGS)
+
+simulate: setup  ## Simulate 1 to 2,000 GPU nodes; ARGS="--live" measures the live engine first
+	@$(BIN)/python -m benchmarks.simulate $(ARGS)
 
 clean:  ## Remove .venv, the local data and all caches
 	rm -rf .venv .mainspring .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
