@@ -97,7 +97,7 @@ def test_another_ray_of_this_machine_is_joined_only_when_it_is_named(
         given.update(options)
         raise ConnectionError("not in a test")
 
-    monkeypatch.setattr(session.ray, "init", init)
+    monkeypatch.setattr("ray.init", init)
     with pytest.raises(Unavailable, match="not in a test"):
         session.start(RaySection(address=named))
     assert given["address"] == asked
