@@ -2,10 +2,12 @@
 of errors."""
 
 import asyncio
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cluster import tracing
 from cluster.errors import MainspringError
@@ -13,6 +15,7 @@ from cluster.ids import Ids
 from cluster.telemetry import logger, request_id
 from serve.callers import PRINCIPAL
 from serve.clients import ClientGone
+from serve.console import is_console
 from serve.doorkeeper import Doorkeeper
 from serve.problems import INTERNAL, Problem, problem_of
 
@@ -54,6 +57,40 @@ class TooSlow(MainspringError):
 
     def __str__(self) -> str:
         return f"the body was not there after {self.seconds:g} s"
+
+
+class CrossSite(MainspringError):
+    """A page of another site that asks in its reader's name."""
+
+    code = "cross_site_request"
+    status = 403
+
+    def __str__(self) -> str:
+        return "a page of another site asks without a key: send one in the Authorization header"
+
+
+def require_same_site(headers: Mapping[bytes, str]) -> None:
+    """Raises CrossSite for what a browser sends for another site's page without a key: on loopback,
+    where none is needed, such a page would act as whoever reads it. A name that was made to point
+    here (DNS rebinding) is another site too."""
+    if headers.get(b"authorization"):
+        return
+    origin = urlsplit(headers.get(b"origin", ""))
+    same = headers.get(b"sec-fetch-site", "none") in ("none", "same-origin")
+    if origin.netloc or origin.path:
+        host = urlsplit(f"//{headers.get(b'host', '')}")
+        same = same and origin.netloc == host.netloc and _is_loopback(host.hostname or "")
+    if not same:
+        raise CrossSite
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -114,7 +151,8 @@ class Door:
         return next(named, self._limit)
 
     async def _check(self, scope: Scope, headers: dict[bytes, str], limit: BodyLimit) -> None:
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in OPEN_PATHS and not is_console(scope["path"]):
+            require_same_site(headers)
             who = await self._keeper.admit(headers.get(b"authorization", ""))
             who.require(scope["path"])
             scope[PRINCIPAL] = who

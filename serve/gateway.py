@@ -15,6 +15,7 @@ from serve.books import Books
 from serve.budget_metrics import BudgetMetrics
 from serve.calls import Engines
 from serve.catalog import Catalog
+from serve.console import console_routes
 from serve.description import OPENAPI_PATH, describe
 from serve.door import BodyLimit, Door
 from serve.doorkeeper import Doorkeeper
@@ -87,6 +88,7 @@ def build_app(
     )  # fmt: skip
     for router in routers:
         app.include_router(router)
+    app.router.routes.extend(console_routes())
     describe(app)
     app.add_route(MCP, McpEndpoint(app, section.is_loopback), methods=["POST"])  # type: ignore[arg-type]
     return app

@@ -16,7 +16,7 @@ MAX_SUMS: Final = 1_000
 MAX_TEXT: Final = 300
 GROUPS: Final = {
     "tenant": "tenant", "key": "key_id", "agent": "agent", "run": "run", "workflow": "workflow",
-    "model": "model", "day": "day",
+    "model": "model", "day": "day", "route": "route", "reason": "reason",
 }  # fmt: skip
 _COLUMNS: Final = (
     "request_id", "at", "day", "tenant", "key_id", "agent", "run", "workflow", "model", "status",

@@ -3,6 +3,7 @@ fork."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import asdict
 from typing import Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, Request
@@ -10,9 +11,11 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from agents.events import Event, Priority, RunOptions
+from agents.receipts import receipts
 from agents.registry import ScheduleRow
 from agents.specs import NAME, ScheduleSpec
 from agents.state import RunState, effect_states
+from agents.timeline import timeline
 from cluster.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from cluster.ids import Clock, Ids
 from serve.callers import tenant_of
@@ -22,6 +25,8 @@ from serve.schemas import Body, parse_body, read
 HOLD_S: Final = 15.0
 MAX_STREAM_S: Final = 600.0
 MAX_LISTED: Final = 100
+EVENTS_A_PAGE: Final = 500
+"""As many as `Orchestrator.events` gives at a time."""
 _RESTART_S: Final = 0.5
 _STATUSES: Final = ("open", "waiting", "parked", "paused", "ended")
 
@@ -82,6 +87,8 @@ class RunRoutes:
         add("/v1/runs", self.listed, methods=["GET"])
         add("/v1/runs/{run}", self.one, methods=["GET"])
         add("/v1/runs/{run}/events", self.events, methods=["GET"])
+        add("/v1/runs/{run}/timeline", self.timeline, methods=["GET"])
+        add("/v1/runs/{run}/receipts", self.receipts, methods=["GET"])
         acts: dict[str, Callable[[Request, str], Coroutine[Any, Any, Response]]] = {
             "signal": self.signal, "pause": self.pause, "resume": self.resume,
             "cancel": self.cancel, "retry": self.retry, "fork": self.fork,
@@ -143,6 +150,29 @@ class RunRoutes:
         # The first answer comes before the headers do, so that a wrong number is a 400.
         first = await self._office.ask("events", run, start, 0.0)
         return stream(self.told(run, start, first))
+
+    async def timeline(self, http: Request, run: str) -> Response:
+        """GET /v1/runs/{run}/timeline: what happened when, how long it took and what it cost"""
+        entries = timeline(await self._all_events(http, run))
+        data = [asdict(entry) for entry in entries]
+        return JSONResponse({"object": "list", "data": data, "usd": sum(e.usd for e in entries)})
+
+    async def receipts(self, http: Request, run: str) -> Response:
+        """GET /v1/runs/{run}/receipts: its steps' receipts, once its chain has been verified"""
+        events = await self._all_events(http, run)
+        verified = await self._office.ask("verify", run)
+        data = receipts(run, events)
+        return JSONResponse({"object": "list", "data": data, "verified_events": verified})
+
+    async def _all_events(self, http: Request, run: str) -> list[Event]:
+        await self._own(http, run)
+        found: list[Event] = []
+        while True:
+            after = found[-1].seq if found else 0
+            page, _ = await self._office.ask("events", run, after, 0.0)
+            found += page
+            if len(page) < EVENTS_A_PAGE:
+                return found
 
     async def told(
         self, run: str, after: int, first: tuple[list[Event], bool] | None = None

@@ -1,0 +1,96 @@
+import { get, post } from "./api.js";
+import { ago, euros, field, h, notice, pairs, said, shown } from "./dom.js";
+import { every } from "./poll.js";
+
+const BY = "mainspring-by";
+
+export async function approvals(place, signal) {
+  const who = h("input", { value: localStorage.getItem(BY) ?? "", autocomplete: "name", maxlength: 60 });
+  who.addEventListener("input", () => localStorage.setItem(BY, who.value));
+  const list = h("ul", { class: "list", "aria-label": "What waits for a person" });
+  const hint = h("p", { class: "soft" }, h("kbd", {}, "j"), " ", h("kbd", {}, "k"), " to choose, ", h("kbd", {}, "Enter"), " for the evidence, ",
+    h("kbd", {}, "a"), " approves, ", h("kbd", {}, "n"), " approves less, ", h("kbd", {}, "d"), " denies");
+  place.append(h("div", { class: "row" }, field("Your name, kept with each answer", who)), hint, list);
+  let rows = [];
+  let chosen = "";
+
+  function mark() {
+    for (const item of list.children) item.setAttribute("aria-current", String(item.dataset.id === chosen));
+  }
+  function choose(step) {
+    const at = rows.findIndex((row) => row.id === chosen);
+    const next = rows[Math.min(rows.length - 1, Math.max(0, at + step))];
+    if (!next) return;
+    chosen = next.id;
+    mark();
+    list.querySelector(`[data-id="${CSS.escape(chosen)}"]`)?.scrollIntoView({ block: "nearest" });
+  }
+  async function answer(row, verb, more = {}) {
+    if (!who.value.trim()) {
+      who.focus();
+      return notice("Say who you are first: the answer is kept with your name.");
+    }
+    try {
+      const done = await post(`/v1/approvals/${row.id}/${verb}`, { by: who.value.trim(), ...more });
+      notice(`${row.tool}: ${done.state}`);
+    } catch (error) {
+      notice(error.message); // of two who answer, the second one reads who was first
+    }
+    await draw();
+  }
+  const less = (row) => list.querySelector(`[data-id="${CSS.escape(row.id)}"] input`)?.focus();
+
+  function item(row) {
+    const evidence = h("div", {});
+    const most = h("input", { type: "number", min: "0.01", step: "0.01", max: row.amount_cents / 100, size: 8 });
+    const narrowed = row.amount_cents > 0
+      ? h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); if (most.value) answer(row, "approve", { at_most_cents: Math.round(100 * Number(most.value)) }); } },
+        field("At most, EUR", most), h("button", { class: "quiet" }, "Approve less"))
+      : null;
+    const look = h("details", { ontoggle: async (event) => { if (event.target.open && !evidence.hasChildNodes()) await explain(row, evidence); } },
+      h("summary", {}, "Evidence"), evidence);
+    const element = h("li", {},
+      h("strong", {}, row.tool), row.amount_cents ? ` ${euros(row.amount_cents)}` : "", " for ", said(row.agent), " ",
+      h("span", { class: "soft" }, `${row.workflow}, asked ${ago(row.created_at)}`), " ",
+      h("a", { href: `#/runs/${encodeURIComponent(row.run)}` }, "its run"), look,
+      h("div", { class: "row" }, h("button", { type: "button", onclick: () => answer(row, "approve") }, "Approve"),
+        h("button", { type: "button", class: "danger", onclick: () => answer(row, "deny") }, "Deny"), narrowed));
+    element.dataset.id = row.id;
+    return element;
+  }
+  async function draw() {
+    const found = (await get("/v1/approvals?limit=100", signal)).data;
+    if (found.map((r) => r.id).join() === rows.map((r) => r.id).join() && list.hasChildNodes()) return;
+    const there = new Map([...list.children].map((element) => [element.dataset.id, element]));
+    rows = found;
+    if (!rows.some((row) => row.id === chosen)) chosen = rows[0]?.id ?? "";
+    list.replaceChildren(...(rows.length ? rows.map((row) => there.get(row.id) ?? item(row)) : [h("li", { class: "soft" }, "Nothing waits.")]));
+    mark();
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const row = rows.find((one) => one.id === chosen);
+    if (event.key === "j") choose(1);
+    else if (event.key === "k") choose(-1);
+    else if (!row) return;
+    else if (event.key === "a") answer(row, "approve");
+    else if (event.key === "d") answer(row, "deny");
+    else if (event.key === "n") less(row);
+    else if (event.key === "Enter" && event.target.tagName !== "BUTTON" && event.target.tagName !== "A" && event.target.tagName !== "SUMMARY") {
+      const details = list.querySelector(`[data-id="${CSS.escape(chosen)}"] details`);
+      details.open = !details.open;
+    } else return;
+    event.preventDefault();
+  }, { signal });
+  await every(3000, signal, place, draw);
+}
+
+async function explain(row, place) {
+  const { evidence } = await get(`/v1/approvals/${row.id}`);
+  place.append(
+    pairs({ Why: evidence.reason, Rules: evidence.rules.join(", "), Asked: evidence.asked }),
+    h("h3", {}, "Arguments"), shown(evidence.arguments), h("h3", {}, "What policy looked at"), shown(evidence.facts),
+    h("h3", {}, "What the run had found"), shown(evidence.phases),
+    ...evidence.passages.map((p) => h("p", { class: "text" }, h("span", { class: "soft" }, `${p.source}: `), said(p.text))),
+  );
+}

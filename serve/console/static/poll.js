@@ -1,0 +1,23 @@
+// Ask again every so often, until the page is left; a failure is shown and does not end it.
+
+export async function every(ms, signal, place, draw) {
+  let alert = null;
+  while (!signal.aborted) {
+    try {
+      await draw();
+      alert?.remove();
+    } catch (error) {
+      if (signal.aborted) return;
+      alert?.remove();
+      alert = document.createElement("p");
+      alert.setAttribute("role", "alert");
+      alert.className = "bad";
+      alert.textContent = error.message;
+      place.prepend(alert);
+    }
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    });
+  }
+}

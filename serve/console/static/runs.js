@@ -1,0 +1,69 @@
+import { follow, get, post } from "./api.js";
+import { ago, choice, field, h, notice, pairs, said, seconds, shown, table, usd, when } from "./dom.js";
+import { every } from "./poll.js";
+
+const STATUSES = ["", "open", "waiting", "parked", "paused", "ended"];
+
+export async function runs(place, signal) {
+  const status = choice(STATUSES, "");
+  const agent = h("input", { maxlength: 128 });
+  const list = h("div", {});
+  place.append(h("form", { class: "row", onsubmit: (event) => event.preventDefault() }, field("Status", status), field("Agent", agent)), list);
+  const draw = async () => {
+    const asked = new URLSearchParams({ limit: "100" });
+    if (status.value) asked.set("status", status.value);
+    if (agent.value.trim()) asked.set("agent", agent.value.trim());
+    const { data } = await get(`/v1/runs?${asked}`, signal);
+    list.replaceChildren(table("The newest runs", ["run", "workflow", "agent", "status", "decision", "began", "#lasted"], data.map((run) => [
+      h("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, run.id), run.workflow, said(run.agent), run.status,
+      said(run.decision), h("time", { title: when(run.created_at) }, ago(run.created_at)),
+      run.ended_at ? seconds(run.ended_at - run.created_at) : "",
+    ])));
+  };
+  const again = () => draw().catch((error) => notice(error.message));
+  status.addEventListener("change", again);
+  agent.addEventListener("change", again);
+  await every(5000, signal, place, draw);
+}
+
+export async function run(place, signal, id) {
+  const path = `/v1/runs/${encodeURIComponent(id)}`;
+  const facts = h("div", {});
+  const acts = h("div", { class: "row" });
+  const line = h("div", {});
+  place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), facts, acts, line);
+  let over = false;
+  let drawing = null;
+
+  const act = (verb, label, tone) => h("button", { type: "button", class: tone, onclick: async () => {
+    try {
+      const made = await post(`${path}/${verb}`, { by: "console" });
+      if (made.id !== id) location.hash = `#/runs/${encodeURIComponent(made.id)}`;
+      else await draw();
+    } catch (error) {
+      notice(error.message);
+    }
+  } }, label);
+
+  async function draw() {
+    const [state, told] = await Promise.all([get(path, signal), get(`${path}/timeline`, signal)]);
+    over = state.status === "ended";
+    facts.replaceChildren(pairs({
+      Run: state.id, Workflow: state.workflow, Agent: state.agent, Status: state.status, Decision: state.decision, Reason: state.reason,
+      Began: when(state.created_at), Lasted: state.ended_at ? seconds(state.ended_at - state.created_at) : null, Cost: usd(told.usd),
+    }));
+    acts.replaceChildren(...(over
+      ? (state.decision === "failed" || state.decision === "cancelled" || state.decision === "escalated" ? [act("retry", "Retry")] : [])
+      : [state.status === "paused" ? act("resume", "Resume") : act("pause", "Pause", "quiet"), act("cancel", "Cancel", "danger")]));
+    line.replaceChildren(
+      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.data.map((e) => [
+        `${e.at.toFixed(2)} s`, e.kind, said(e.name), said(e.state), e.seconds ? seconds(e.seconds) : "", e.usd ? usd(e.usd) : "", said(e.note),
+      ])),
+      ...(state.result ? [h("h2", {}, "Result"), shown(state.result)] : []),
+    );
+  }
+  // Events tell that something moved; many at once are one look.
+  const moved = () => { drawing ??= setTimeout(async () => { drawing = null; await draw().catch(() => {}); }, 150); };
+  await draw();
+  await follow(`${path}/events`, signal, moved, () => over);
+}

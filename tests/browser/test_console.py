@@ -1,0 +1,235 @@
+"""The console in a real browser: headless Chromium over the whole app, in both themes and at a
+phone's width."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from axe_core_python.selenium import Axe  # type: ignore[import-untyped]
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from cluster.settings import AgentsSection, ApprovalsSection
+from serve.keys import digest_of
+from tests.fakes import ticket
+from tests.unit.test_approvals import ASKED, TICKET, pay
+from tests.whole import served
+from tests.world import World
+
+_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.enable_socket,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(
+        not (_CHROMIUM and _DRIVER), reason="no chromium and chromedriver are installed"
+    ),
+]
+PAGES: Final = ("overview", "chat", "runs", "approvals", "memory", "models", "audit")
+WIDE, PHONE = (1200, 900), (390, 800)
+EVIL: Final = "<script>document.title='owned'</script>\u202egnp.exe"
+_WAIT_S: Final = 15.0
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, World]]:
+    section = AgentsSection(autonomy={"*": 2}, approvals=ApprovalsSection())
+    with served(tmp_path_factory.mktemp("console"), pay, section) as (url, world):
+        world.connector.open_tickets([ticket(TICKET)])
+        yield url, world
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Chrome]:
+    options = ChromeOptions()
+    assert _CHROMIUM is not None
+    options.binary_location = _CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options, Service(_DRIVER))
+    yield driver
+    driver.quit()
+
+
+def asks(url: str, key: str) -> str:
+    """The id of a question that a new run waits for."""
+    given = {"workflow": "support", "input": {"ticket": TICKET, "head": "support"}, "agent": key}
+    made = httpx.post(f"{url}/v1/runs", json=given, headers={"idempotency-key": key})
+    run = made.raise_for_status().json()["id"]
+    until = time.monotonic() + _WAIT_S
+    while time.monotonic() < until:
+        for row in httpx.get(f"{url}/v1/approvals").json()["data"]:
+            if row["run"] == run:
+                return str(row["id"])
+        time.sleep(0.05)
+    raise AssertionError("nobody was asked")
+
+
+def opened(chrome: Chrome, url: str, page: str, size: tuple[int, int] = WIDE) -> None:
+    chrome.set_window_size(*size)
+    chrome.get("about:blank")
+    chrome.get(f"{url}/console/#/{page}")
+    until(chrome, lambda: chrome.find_elements(By.CSS_SELECTOR, "main h1"))
+
+
+def until(chrome: Chrome, holds: Callable[[], Any]) -> None:
+    WebDriverWait(chrome, _WAIT_S).until(lambda _: holds())
+
+
+def shows(chrome: Chrome, text: str) -> bool:
+    return text in text_of(chrome)
+
+
+def text_of(chrome: Chrome) -> str:
+    return chrome.find_element(By.TAG_NAME, "main").text
+
+
+def dark(chrome: Chrome, value: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": value}]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def errors(chrome: Chrome) -> list[str]:
+    return [
+        line["message"] for line in chrome.get_log("browser")  # type: ignore[no-untyped-call]
+        if line["level"] == "SEVERE" and "readyz" not in line["message"]
+    ]  # fmt: skip
+
+
+FILLED: Final = {
+    "overview": "spent today", "chat": "Message", "runs": "The newest runs",
+    "approvals": "refund", "memory": "records", "models": "By model and reason",
+    "audit": "Verify and show",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_each_page_is_whole_and_accessible(
+    console: tuple[str, World], chrome: Chrome, scheme: str, size: tuple[int, int]
+) -> None:
+    url, _ = console
+    asks(url, f"{scheme}-{size[0]}")
+    dark(chrome, scheme)
+    errors(chrome)
+    for page in PAGES:
+        opened(chrome, url, page, size)
+        until(chrome, partial(shows, chrome, FILLED[page]))
+        found = Axe().run(chrome)["violations"]
+        serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+        assert (page, serious) == (page, [])
+        wider = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert (page, chrome.execute_script(wider)) == (page, False)
+    assert errors(chrome) == []
+
+
+def test_an_approval_is_narrowed_from_the_keyboard(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    for row in httpx.get(f"{url}/v1/approvals").json()["data"]:
+        httpx.post(f"{url}/v1/approvals/{row['id']}/deny", json={"by": "tidy"}).raise_for_status()
+    id = asks(url, "by-key")
+    opened(chrome, url, "approvals")
+    until(chrome, lambda: f"{ASKED / 100:.2f} EUR" in text_of(chrome))
+    name = chrome.find_element(By.CSS_SELECTOR, "input[autocomplete=name]")
+    name.clear()
+    name.send_keys("ann")
+    chrome.find_element(By.TAG_NAME, "h1").click()
+    body = chrome.switch_to.active_element
+    body.send_keys("n")
+    chrome.switch_to.active_element.send_keys("30", Keys.ENTER)
+    until(chrome, lambda: "Nothing waits" in text_of(chrome))
+    row = httpx.get(f"{url}/v1/approvals/{id}").json()
+    assert (row["state"], row["at_most_cents"]) == ("narrowed", 3000)
+    assert row["answered_by"].endswith("/ann")
+
+
+def test_the_second_of_two_who_decide_reads_who_was_first(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    id = asks(url, "two")
+    opened(chrome, url, "approvals")
+    until(chrome, lambda: "refund" in text_of(chrome))
+    httpx.post(f"{url}/v1/approvals/{id}/deny", json={"by": "bob"}).raise_for_status()
+    chrome.find_element(By.XPATH, "//li//button[text()='Approve']").click()
+    notice = partial(chrome.find_element, By.ID, "notice")
+    until(chrome, lambda: "bob has denied it first" in notice().text)
+
+
+def test_a_run_is_followed_to_its_end(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    id = asks(url, "followed")
+    run = httpx.get(f"{url}/v1/approvals/{id}").json()["run"]
+    opened(chrome, url, f"runs/{run}")
+    until(chrome, lambda: "asked about pay" in text_of(chrome))
+    httpx.post(f"{url}/v1/approvals/{id}/approve", json={"by": "ann"}).raise_for_status()
+    until(chrome, lambda: "Result" in text_of(chrome) and "paid" in text_of(chrome))
+
+
+def test_a_conversation_streams_with_its_route_and_price(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    opened(chrome, url, "chat")
+    until(chrome, lambda: chrome.find_elements(By.TAG_NAME, "textarea"))
+    chrome.find_element(By.TAG_NAME, "textarea").send_keys(EVIL, Keys.ENTER)
+    until(chrome, lambda: "tokens read" in text_of(chrome))
+    said = text_of(chrome)
+    assert "t0t1t2" in said and "small" in said and "$" in said
+    assert "<script>" in said and chrome.title != "owned"
+
+
+def test_memory_is_searched_and_forgotten_with_a_receipt(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    body = {
+        "kind": "note", "source": "note:1", "text": f"the lamp is blue {EVIL}",
+        "promotion": {"by": "ann", "why": "a test"},
+    }  # fmt: skip
+    httpx.post(f"{url}/v1/memory", json=body).raise_for_status()
+    opened(chrome, url, "memory")
+    until(chrome, lambda: chrome.find_elements(By.CSS_SELECTOR, "input[type=search]"))
+    chrome.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys(
+        "the lamp is blue", Keys.ENTER
+    )
+    until(chrome, lambda: "note:1" in text_of(chrome))
+    assert "<script>" in text_of(chrome) and chrome.title != "owned"
+    chrome.find_element(By.XPATH, "//button[text()='Forget']").click()
+    asked = chrome.switch_to.alert
+    asked.send_keys("it was wrong")
+    asked.accept()
+    until(chrome, lambda: "Forgotten." in text_of(chrome))
+    assert httpx.get(f"{url}/v1/memory").json()["data"] == []
+
+
+def test_a_receipt_says_that_its_chain_is_whole(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    run = httpx.get(f"{url}/v1/approvals/{asks(url, 'audited')}").json()["run"]
+    opened(chrome, url, "audit")
+    until(chrome, lambda: chrome.find_elements(By.CSS_SELECTOR, "main input"))
+    chrome.find_element(By.CSS_SELECTOR, "main input").send_keys(run, Keys.ENTER)
+    until(chrome, lambda: "is whole" in text_of(chrome) and "refund" in text_of(chrome))
+
+
+def test_where_keys_are_demanded_one_is_asked_for_and_used(chrome: Chrome, tmp_path: Path) -> None:
+    key = "of the settings"
+    with served(tmp_path, pay, keys=(digest_of(key),)) as (url, _):
+        opened(chrome, url, "runs")
+        dialog = partial(chrome.find_element, By.ID, "login")
+        until(chrome, lambda: dialog().is_displayed())
+        chrome.find_element(By.NAME, "key").send_keys("a wrong one", Keys.ENTER)
+        until(chrome, lambda: dialog().is_displayed())
+        chrome.find_element(By.NAME, "key").send_keys(key, Keys.ENTER)
+        until(chrome, partial(shows, chrome, "The newest runs"))
+        assert key not in str(chrome.execute_script("return document.cookie"))
