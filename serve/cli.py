@@ -64,6 +64,7 @@ def up(profile: str | None = PROFILE) -> None:
     stack_of = lifecycle.running_stack(settings, settings.data_dir, lambda: _heads(settings), _say)
     with _interruptible(), stack_of as stack:
         _say(f"serving at {stack.url}/v1 (ready in {stack.phases['total']:.0f} s)")
+        _say(f"console at {stack.url}/console")
         lifecycle.wait_for_interrupt()
 
 
@@ -225,7 +226,7 @@ def _serve_on(stack: Any) -> None:
 
     url = stack.url
     json_header = "-H 'content-type: application/json'"
-    console.print(f"\nserving at {url}/v1 until Ctrl-C; try:")
+    console.print(f"\nserving at {url}/v1, console at {url}/console, until Ctrl-C; try:")
     for line in (
         f"curl {url}/v1/models",
         f"curl -i {url}/v1/chat/completions {json_header} -d "

@@ -52,9 +52,9 @@ export async function approvals(place, signal) {
     const element = h("li", {},
       h("strong", {}, row.tool), row.amount_cents ? ` ${euros(row.amount_cents)}` : "", " for ", said(row.agent), " ",
       h("span", { class: "soft" }, `${row.workflow}, asked ${ago(row.created_at)}`), " ",
-      h("a", { href: `#/runs/${encodeURIComponent(row.run)}` }, "its run"), look,
+      h("a", { href: `#/runs/${encodeURIComponent(row.run)}` }, "its run"),
       h("div", { class: "row" }, h("button", { type: "button", onclick: () => answer(row, "approve") }, "Approve"),
-        h("button", { type: "button", class: "danger", onclick: () => answer(row, "deny") }, "Deny"), narrowed));
+        h("button", { type: "button", class: "danger", onclick: () => answer(row, "deny") }, "Deny"), narrowed), look);
     element.dataset.id = row.id;
     return element;
   }

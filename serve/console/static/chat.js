@@ -12,7 +12,7 @@ export async function chat(place, signal) {
   const text = h("textarea", { rows: 3, required: true, maxlength: 20000 });
   const log = h("div", { class: "said", role: "log", "aria-label": "Conversation" });
   const button = h("button", {}, "Send");
-  const form = h("form", {}, h("div", { class: "row" }, field("With", whom)), field("Message", text, true), h("p", {}, button));
+  const form = h("form", {}, h("div", { class: "row" }, field("With", whom), field("Message", text, true), button));
   place.append(log, form);
   let told = [];
   whom.addEventListener("change", () => { told = []; log.replaceChildren(); });
