@@ -8,10 +8,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from agents.events import Priority, RunEnded
-from agents.state import Status
+from agents.outcomes import outcome
+from agents.state import RunState, Status
 
 METRICS_S: Final = 2.0
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RUN_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 3_600, 86_400)
 
 
 class Metrics:
@@ -52,6 +54,36 @@ class Metrics:
             "mainspring_summary_tokens_saved", "Tokens that summaries spare, each counted once",
             ["orchestrator"], registry=own,
         )  # fmt: skip
+        of = ["tenant", "workflow"]
+        self._outcomes = Counter(
+            "mainspring_run_outcomes", "Ended runs, by what came of them", [*of, "outcome"],
+            registry=own,
+        )  # fmt: skip
+        self._run_seconds = Histogram(
+            "mainspring_run_seconds", "From a run's begin to its end", of, buckets=_RUN_SECONDS,
+            registry=own,
+        )  # fmt: skip
+        self._answers = Counter(
+            "mainspring_run_answers", "What people answered about the steps of ended runs",
+            [*of, "answer"], registry=own,
+        )  # fmt: skip
+        self._broken = Counter(
+            "mainspring_run_broken_turns", "Turns of ended runs that broke", of, registry=own
+        )
+        self._recoveries = Histogram(
+            "mainspring_run_recovery_seconds", "From a broken turn until the run got on again", of,
+            buckets=_RUN_SECONDS, registry=own,
+        )  # fmt: skip
+        self._recalls = Counter(
+            "mainspring_run_recalls", "Recalls of ended runs, by whether they found something",
+            [*of, "found"], registry=own,
+        )  # fmt: skip
+        self._tokens = Counter(
+            "mainspring_run_tokens", "Tokens that ended runs say they used", of, registry=own
+        )
+        self._usd = Counter(
+            "mainspring_run_usd", "What ended runs say that models cost", of, registry=own
+        )
         # Seen from the beginning, as a counter without labels is.
         self._taken_up.labels(name)
         self._parked.labels(name)
@@ -72,6 +104,24 @@ class Metrics:
 
     def parked(self) -> None:
         self._parked.labels(self._name).inc()
+
+    def ended(self, state: RunState) -> None:
+        """Count a run that has just ended."""
+        came = outcome(state)
+        if came is None:
+            return
+        of = (came.tenant, came.workflow)
+        self._outcomes.labels(*of, came.ended).inc()
+        self._run_seconds.labels(*of).observe(came.seconds)
+        for answer in came.answers:
+            self._answers.labels(*of, answer).inc()
+        self._broken.labels(*of).inc(came.broken_turns)
+        for seconds in came.recoveries:
+            self._recoveries.labels(*of).observe(seconds)
+        if came.recalled is not None:
+            self._recalls.labels(*of, "yes" if came.recalled else "no").inc()
+        self._tokens.labels(*of).inc(came.tokens)
+        self._usd.labels(*of).inc(came.usd)
 
     def told(self, payloads: Sequence[Any]) -> None:
         """Count what has been journaled: summaries, as their runs' results say it."""

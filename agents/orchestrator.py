@@ -366,6 +366,8 @@ class Orchestrator(PeopleOffice, AgentOffice):
     def _moved(self, state: RunState) -> None:
         if state.waiting is not None and state.waiting.until is not None:
             self._recovery.timers.at(state.waiting.until, state.run_id)
+        if state.ended is not None:
+            self._metrics.ended(state)
         if state.ended is not None and state.options.parent:
             self._recovery.look(state.options.parent)
 

@@ -61,7 +61,8 @@ class RunState:
     `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
     sent and not yet taken; `approvals` are each step's last question to a person. `failures` counts
     its broken turns, `stuck` those since it last got on. `labels` are those of the receipts by
-    step, `label` is that of all that the run has read."""
+    step, `label` is that of all that the run has read. `broken_at` is when a turn broke since which
+    it has not got on, `recoveries` are the seconds that this took before."""
 
     run_id: str
     seq: int = 0
@@ -85,6 +86,8 @@ class RunState:
     cancelled: CancelAsked | None = None
     failures: int = 0
     stuck: int = 0
+    broken_at: float | None = None
+    recoveries: tuple[float, ...] = ()
     started_at: float = 0.0
     claimed_at: float | None = None
     ended_at: float | None = None
@@ -122,7 +125,11 @@ Changes = dict[str, Any]
 
 def apply(state: RunState, event: Event) -> RunState:
     """`state` after `event`. Unknown kinds can't occur: `events.parse` refuses them."""
-    return replace(state, seq=event.seq, **_changes(state, event))
+    changes = _changes(state, event)
+    if state.broken_at is not None and (changes.get("stuck") == 0 or "ended" in changes):
+        took = max(0.0, event.at - state.broken_at)
+        changes |= {"broken_at": None, "recoveries": (*state.recoveries, took)}
+    return replace(state, seq=event.seq, **changes)
 
 
 def _changes(state: RunState, event: Event) -> Changes:
@@ -142,7 +149,10 @@ def _changes(state: RunState, event: Event) -> Changes:
                 "stuck": 0,
             }
         case TurnFailed():
-            return {"failures": state.failures + 1, "stuck": state.stuck + 1}
+            return {
+                "failures": state.failures + 1, "stuck": state.stuck + 1,
+                "broken_at": event.at if state.broken_at is None else state.broken_at,
+            }  # fmt: skip
         case RunEnded() as ended:
             return {"ended": ended, "ended_at": event.at}
         case WaitBegun() | WaitEnded() | SignalSent() as payload:

@@ -22,6 +22,7 @@ from serve import (
     keys_cli,
     mcp_cli,
     operator_cli,
+    report,
     router_cli,
     tools_cli,
     upkeep_cli,
@@ -257,6 +258,7 @@ audit_cli.register(app)
 cluster_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
+report.register(app)
 router_cli.register(app)
 tools_cli.register(app)
 upkeep_cli.register(app)
