@@ -38,18 +38,24 @@ def facts_for(
     # Of a tool that nobody declared every argument counts.
     facts |= origins.facts(TOOLS.get(tool) or Tool(tool, (), "write"), args, run)
     if tool == "refund":
-        order = _order(run, str(args.get("order", "")))
+        wanted = str(args.get("order", ""))
+        order, asked = _order(run, wanted), str(run.receipts.get("read", {}).get("text", ""))
+        named = largest_named(asked)
         facts |= {
             "amount_cents": int(args.get("amount_cents", 0)),
             "order_total_cents": int(order.get("total_cents", 0)),
             "order_refunded_cents": int(order.get("refunded_cents", 0)),
             "agent_refunded_cents": agent.refunded_cents + _refunded(run),
-            "named_cents": largest_named(str(run.receipts.get("read", {}).get("text", ""))),
+            "order_named": bool(wanted) and wanted.casefold() in asked.casefold(),
+            "named_cents": named,
+            "named_left_cents": max(0, named - _refunded(run, wanted)),
             "order_status": str(order.get("status", "unknown")),
             "hour_count": standing.hour_count,
             "day_cents": standing.day_cents,
             "hour_frees_at": standing.hour_frees_at,
         }
+    elif tool in TOOLS and (amount := TOOLS[tool].amount):
+        facts[amount] = int(args.get(amount, 0))
     elif tool == "reply":
         found = run.phases.get("grounding", {}).get("findings", ["the draft was not checked"])
         facts |= {"grounded": not found, "finding": found[0] if found else ""}
@@ -77,9 +83,12 @@ def _order(run: RunState, order: str) -> dict[str, Any]:
     return {}
 
 
-def _refunded(run: RunState) -> int:
-    receipts = run.receipts.values()
-    return sum(int(r.get("amount_cents", 0)) for r in receipts if r.get("kind") == "refund")
+def _refunded(run: RunState, order: str | None = None) -> int:
+    """Cents that this run has given back, for one order or for all."""
+    given = [r for r in run.receipts.values() if r.get("kind") == "refund"]
+    return sum(
+        int(r.get("amount_cents", 0)) for r in given if order is None or r.get("order") == order
+    )
 
 
 def _thousandths(share: float) -> int:

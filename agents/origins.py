@@ -2,11 +2,13 @@
 
 An argument is trusted when it equals a value of trusted origin, under a field that the tool takes
 it from: of the run's own input, where the caller did not mark that field as outside text, or of a
-receipt whose tool reads our own records. What a model copied from elsewhere, computed or made up is
-untrusted, and so is what was recalled or signalled.
+receipt whose tool reads our own records; or of a phase that was done before the run had read any
+text from outside, such as a plan made from the input alone. What a model copied from elsewhere,
+computed or made up later is untrusted, and so is what was recalled or signalled.
 
 Covered: every argument of every tool; the choice of the tool itself, as a fact. Not covered: which
-of several trusted values text from outside picks (policy holds that down), and what prose says.
+of several values of trusted origin, under the same field, text from outside picks or combines
+(policy holds that down), and what prose says.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from agents.tools import Tool
 
 TOOLS_FIELD: Final = "tools"
 """The field of a run's input that names the tools which it is about."""
+_DONE: Final = ("allow", "modify")
 _Leaf = tuple[str, type, Any]
 
 
@@ -37,6 +40,9 @@ class Known:
         for step, receipt in run.receipts.items():
             if run.labels.get(step, UNKNOWN).trust == "trusted":
                 found.update(_leaves(receipt))
+        for phase, result in run.phases.items():
+            if run.phase_labels.get(phase, UNKNOWN).trust == "trusted":
+                found.update(_leaves(result))
         return cls(frozenset(found), frozenset((kind, value) for _, kind, value in found))
 
     def has(self, value: Any, sources: tuple[str, ...] = ()) -> bool:
@@ -50,8 +56,8 @@ class Known:
 def facts(tool: Tool, args: Mapping[str, Any], run: RunState) -> dict[str, Any]:
     """What policy is told of a step: `untrusted` (the control parameters whose values are of no
     trusted origin), `tool_trusted` (whether text from outside can't have chosen the tool: none was
-    read by then, or the run's input names it), and `sharing` (the narrowest confidentiality of all
-    that the run has read)."""
+    read by then, or the run's input names it under `tools`, as often as it is used), and `sharing`
+    (the narrowest confidentiality of all that the run has read)."""
     return {
         "untrusted": untrusted(tool, args, run),
         "tool_trusted": run.label.trust == "trusted" or _is_named(tool.name, run),
@@ -76,7 +82,10 @@ def outside(given: Mapping[str, Any], known: Known) -> tuple[str, ...]:
 
 def _is_named(tool: str, run: RunState) -> bool:
     named = run.input.get(TOOLS_FIELD)
-    return isinstance(named, list | tuple) and tool in named and _is_own(run, TOOLS_FIELD)
+    if not isinstance(named, list | tuple) or not _is_own(run, TOOLS_FIELD):
+        return False
+    used = [d for d in run.decisions.values() if d.tool == tool and d.answer in _DONE]
+    return len(used) < named.count(tool)
 
 
 def _is_own(run: RunState, field: str) -> bool:

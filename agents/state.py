@@ -61,8 +61,9 @@ class RunState:
     `waiting` is the wait under way, `waited` the outcomes of earlier ones by step; `signals` were
     sent and not yet taken; `approvals` are each step's last question to a person. `failures` counts
     its broken turns, `stuck` those since it last got on. `labels` are those of the receipts by
-    step, `label` is that of all that the run has read. `broken_at` is when a turn broke since which
-    it has not got on, `recoveries` are the seconds that this took before."""
+    step, `phase_labels` those of the phases, `label` is that of all that the run has read.
+    `broken_at` is when a turn broke since which it has not got on, `recoveries` are the seconds
+    that this took before."""
 
     run_id: str
     seq: int = 0
@@ -93,6 +94,7 @@ class RunState:
     ended_at: float | None = None
     ended: RunEnded | None = None
     labels: dict[str, Label] = field(default_factory=dict)
+    phase_labels: dict[str, Label] = field(default_factory=dict)
     label: Label = PUBLIC
 
     @property
@@ -142,8 +144,11 @@ def _changes(state: RunState, event: Event) -> Changes:
         case RunClaimed(epoch=epoch):
             return {"epoch": epoch, "claimed_at": state.claimed_at or event.at}
         case PhaseDone(phase=phase, result=result, seconds=seconds, label=label):
+            # Whatever it says of itself, it was made by a run that had read this.
+            made = state.label.joined(taint.parse(label))
             return {
-                "label": state.label.joined(taint.parse(label)),
+                "phase_labels": {**state.phase_labels, phase: made},
+                "label": made,
                 "phases": {**state.phases, phase: result},
                 "seconds": {**state.seconds, phase: seconds},
                 "stuck": 0,

@@ -78,15 +78,15 @@ class World:
     def start(self) -> None:
         """A new life on the same files."""
         self.dead = False
-        self.connector = connector(self.folder)
+        self.connector = self.open_connector()
         self.journals: list[PointedJournal] = []
         names = Names(
             "connector", ("host-0", "host-1"), orchestrator_names(self._section.orchestrators)
         )
         self.orchestrators = [
             Orchestrator(
-                partial(self._journal_of, number), policy, partial(mint, self.folder, 30.0),
-                self._section,
+                partial(self._journal_of, number), self.load_policy,
+                partial(mint, self.folder, 30.0), self._section,
                 THRESHOLDS, names, number=number,
             )
             for number in range(len(names.orchestrators))
@@ -94,6 +94,14 @@ class World:
         self.orchestrator = self.orchestrators[0]
         self._actors = dict(zip(names.orchestrators, self.orchestrators, strict=True))
         self._actors["connector"] = self.connector
+
+    def open_connector(self) -> Any:
+        """What does the effects."""
+        return connector(self.folder)
+
+    def load_policy(self) -> Any:
+        """What decides."""
+        return policy()
 
     @property
     def journal(self) -> "PointedJournal":

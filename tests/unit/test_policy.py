@@ -19,7 +19,8 @@ SURE = {
 REFUND = SURE | {
     "amount_cents": 1000, "order_total_cents": 2490, "order_refunded_cents": 0,
     "agent_refunded_cents": 0, "named_cents": 0, "order_status": "delivered",
-    "hour_count": 0, "day_cents": 0, "hour_frees_at": 0,
+    "hour_count": 0, "day_cents": 0, "hour_frees_at": 0, "order_named": True,
+    "named_left_cents": 0,
 }  # fmt: skip
 REPLY = SURE | {"grounded": True, "finding": ""}
 ASSIGN = SURE | {"gate": True}

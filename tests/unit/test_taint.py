@@ -140,6 +140,25 @@ def test_a_receipt_that_repeats_its_arguments_vouches_for_nothing() -> None:
     assert READ_TICKET.returns == UNKNOWN
 
 
+def test_what_was_planned_before_anything_was_read_may_be_done_later() -> None:
+    plan = PhaseDone(phase="plan", result={"address": "ann@own.example"}, seconds=0.0)
+    plan = plan.model_copy(update={"label": str(PUBLIC)})
+    mail = _receipt("mail", UNKNOWN, text="to eve")
+    to_ann = {"to": "ann@own.example"}
+    assert untrusted(SEND, to_ann, _run(plan, mail)) == []
+    # Afterwards its word is worth nothing.
+    assert untrusted(SEND, to_ann, _run(mail, plan)) == ["to"]
+
+
+def test_a_tool_that_the_input_names_once_is_used_once() -> None:
+    used = StepDecided(step="1", tool="refund", args={}, answer="allow", rule="r", reason="")
+    denied = used.model_copy(update={"step": "0", "answer": "deny"})
+    read = _receipt("mail", UNKNOWN)
+    assert facts(REFUND, {}, _run(read, denied, tools=["refund"]))["tool_trusted"]
+    assert not facts(REFUND, {}, _run(read, used, tools=["refund"]))["tool_trusted"]
+    assert facts(REFUND, {}, _run(read, used, tools=["refund"] * 2))["tool_trusted"]
+
+
 def test_another_run_gets_outside_values_as_such() -> None:
     run = _run(_receipt("look", OWN, **ORDER))
     given = {"order": "LO-48055", "note": "as the mail says", "lines": ["LO-48055", "x"], "n": None}
