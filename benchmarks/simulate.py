@@ -1,7 +1,7 @@
 """From one GPU node to 2,000 in a model: `make simulate`.
 
-Measured here, in this run: what a request costs a gateway process (key, budget and ledger on
-SQLite, an engine beside it), what a reservation and its settling cost the database, what the
+Measured here, in this run: what a request and each of its tokens cost a gateway process (key,
+budget and ledger on SQLite), what a reservation and its settling cost the database, what the
 directory pays for a report and a renewal, what routing pays for each replica, and with `--live` the
 CPU engine of the local profile at several concurrencies. Assumed: the GPU engine (gpt-oss-20b on
 one H100 as published, 24.3 ms a token at 256 requests; 6 ms at one, the prompt and the start of a
@@ -12,22 +12,23 @@ Checked: fitted to the live engine at 1 and 32 clients, the model forecasts 4, 8
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import pickle
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from aiohttp import web
 
 from benchmarks import simulation
-from benchmarks.budgets import MODEL, Fleet, engine
+from benchmarks.budgets import MODEL, Fleet
 from benchmarks.overhead_load import Round, Target, closed_loop
 from benchmarks.report import RESULTS, Figure, write
 from benchmarks.simulation import Times, quantile
@@ -57,7 +58,9 @@ LEVELS: Final = {1: 24, 4: 64, 8: 96, 16: 160, 32: 256}
 FITTED: Final = (1, 32)
 LIVE_TOKENS: Final = 64
 WITHIN: Final = 0.15
-_GATEWAY_REQUESTS: Final = 400
+_GATEWAY_REQUESTS: Final = 384
+_STREAMS: Final = 64
+_STREAMED: Final = (2, 130)
 _DATABASE_REQUESTS: Final = 400
 _REPLICAS: Final = 500
 
@@ -141,9 +144,10 @@ def _with(costs: Mapping[str, float]) -> Times:
 
 def ceilings(costs: Mapping[str, float]) -> dict[str, float]:
     """Requests a second that one gateway process and the one database take at most."""
+    alone = costs["gateway_s"] + TOKENS * costs["token_s"]
     return {
-        "gateway process": 1 / costs["gateway_s"],
-        "gateway process, 2,000 replicas": 1 / (costs["gateway_s"] + 2000 * costs["routing_s"]),
+        "gateway process, 1 replica": 1 / alone,
+        "gateway process, 2,000 replicas": 1 / (alone + 2000 * costs["routing_s"]),
         "database": 1 / costs["database_s"],
     }
 
@@ -202,32 +206,66 @@ def _row(level: int, count: int, target: Target) -> dict[str, float]:
 async def _measured(folder: Path) -> dict[str, float]:
     """The service times of our own parts; see `Times`."""
     return {
-        "gateway_s": await _gateway_s(folder / "gateway"),
+        **await _gateway_s(folder / "gateway"),
         "database_s": await _database_s(folder / "database"),
         **_directory_s(),
         "routing_s": await _routing_s(),
     }
 
 
-async def _gateway_s(folder: Path) -> float:
-    """CPU seconds a request of one gateway process, 16 clients."""
+async def _gateway_s(folder: Path) -> dict[str, float]:
+    """CPU seconds of one gateway process, _STREAMS clients: a request, and a token more."""
     folder.mkdir()
     section = AccountsSection()
     books = Books(section, folder, SystemClock(), SystemIds())
     made, key = books.keyring.create("bench", "bench")
     books.budgets.put(Budget("bench", "key", made.account, "total", 1000 * NANO))
-    async with engine(random.Random(7)) as address:
-        fleet = Fleet(folder, section.url, address)
+    few, many = [await _cpu_a_request(folder, section.url, key, n) for n in _STREAMED]
+    await books.close()
+    token = max(0.0, (many - few) / (_STREAMED[1] - _STREAMED[0]))
+    return {"gateway_s": few - _STREAMED[0] * token, "token_s": token}
+
+
+async def _cpu_a_request(folder: Path, database: str, key: str, tokens: int) -> float:
+    async with _engine(tokens) as address:
+        fleet = Fleet(folder, database, address)
         try:
             await fleet.add()
             target = Target(f"{fleet.urls[0]}/v1", "small", key)
-            await closed_loop(target, 16, 64)
+            await closed_loop(target, _STREAMS, _STREAMS)
             before = _cpu(fleet.processes[0].pid)
-            await closed_loop(target, 16, _GATEWAY_REQUESTS)
+            await closed_loop(target, _STREAMS, _GATEWAY_REQUESTS)
             return (_cpu(fleet.processes[0].pid) - before) / _GATEWAY_REQUESTS
         finally:
             await fleet.end()
-            await books.close()
+
+
+@contextlib.asynccontextmanager
+async def _engine(tokens: int) -> AsyncIterator[str]:
+    """The address of a stand-in that streams so many tokens, one each 10 ms."""
+    usage = {"prompt_tokens": 50, "completion_tokens": tokens, "total_tokens": 50 + tokens}
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+    last = json.dumps({"choices": [], "usage": usage}).encode()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(tokens):
+            await response.write(event)
+            await asyncio.sleep(0.01)
+        await response.write(b"data: " + last + b"\n\ndata: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield str(site.name)
+    finally:
+        await runner.cleanup()
 
 
 def _cpu(pid: int) -> float:
@@ -301,7 +339,7 @@ def _replica(number: int) -> Replica:
 def _point(nodes: int, times: Times, most: int) -> Point:
     """One size under steady load, with as many gateways as keep each below SHARE."""
     rate = min(SHARE * nodes * times.per_second(TOKENS), MOST_A_MINUTE / 60)
-    each = times.gateway_s + times.routing_s * nodes
+    each = times.gateway_s + times.routing_s * nodes + times.token_s * TOKENS
     gateways = max(1, math.ceil(rate * each / SHARE))
     lasts = TOKENS * times.step(times.seats)
     seconds = max(2 * lasts, min(240.0, most / rate))

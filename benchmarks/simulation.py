@@ -29,10 +29,10 @@ TICK_S: Final = 1.0
 class Times:
     """Service times in seconds. A decode step of an engine with b requests takes
     `step_s + b * seq_s` and gives each of them a token; a prompt counts as `prompt_steps` steps. A
-    request costs its gateway `gateway_s` of one core, and `routing_s` more for each replica that
-    there is; the database's writer is busy for `database_s`, the directory for
-    `report_s + replicas * listed_s` at each report of a gateway and `renew_s` at each renewal of a
-    replica."""
+    request costs its gateway `gateway_s` of one core, `routing_s` more for each replica that there
+    is, and `token_s` for each token that it passes on; the database's writer is busy for
+    `database_s`, the directory for `report_s + replicas * listed_s` at each report of a gateway and
+    `renew_s` at each renewal of a replica."""
 
     step_s: float
     seq_s: float
@@ -40,6 +40,7 @@ class Times:
     seats: int
     gateway_s: float = 0.0
     routing_s: float = 0.0
+    token_s: float = 0.0
     database_s: float = 0.0
     report_s: float = 0.0
     listed_s: float = 0.0
@@ -172,6 +173,8 @@ class World:
         self.turn += 1
         times, gateway = self.times, self.gateways[self.turn % len(self.gateways)]
         through = gateway.serve(now, times.gateway_s + times.routing_s * len(self.engines))
+        # Its tokens come later: they keep others waiting, not its own beginning.
+        gateway.serve(now, times.token_s * request.tokens)
         through = self.database.serve(through, times.database_s) if times.database_s else through
         if through <= now:
             self.place(request)

@@ -15,6 +15,7 @@ from cluster.errors import MainspringError
 from serve.books import Books
 from serve.budgets import usd_of
 from serve.directory import Online, Replica
+from serve.scaling import NAME as SCALER
 
 ASK_S: Final = 5.0
 _RUNS: Final = ("open", "waiting", "parked", "paused")
@@ -41,6 +42,7 @@ class Status:
 
     url: str
     engines: list[Replica] = field(default_factory=list)
+    scaling: list[dict[str, Any]] = field(default_factory=list)
     online: Online = field(default_factory=Online)
     runs: dict[str, int] = field(default_factory=dict)
     turns_waiting: int = 0
@@ -60,9 +62,10 @@ class Status:
 
 def look(
     url: str, tenant: str, ask: Ask, orchestrators: Iterable[str], books: Books,
-    nodes: list[dict[str, Any]],
+    nodes: list[dict[str, Any]], elastic: bool = False,
 ) -> Status:  # fmt: skip
-    """Ask everybody. `nodes` are the cluster's, each with `alive` and its `resources`."""
+    """Ask everybody; the scaler where models are `elastic`. `nodes` are the cluster's, each with
+    `alive` and its `resources`."""
     found = Status(url, nodes=nodes)
 
     def told(actor: str, method: str, *args: Any) -> Any:
@@ -73,6 +76,7 @@ def look(
             return None
 
     found.engines = told("directory", "snapshot") or []
+    found.scaling = (told(SCALER, "state") or []) if elastic else []
     found.online = told("directory", "online") or Online()
     found.batches = told("bulk", "state") or {}
     names = list(orchestrators)
@@ -99,6 +103,9 @@ def shown(status: Status) -> RenderableType:
     lines.add_row("runs", f"{runs or 'none'}; {status.turns_waiting} turns wait for a slot")
     lines.add_row("approvals", f"{status.approvals} wait for a person")
     lines.add_row("batches", _batches(status.batches))
+    for step in status.scaling:
+        replicas = f"{step['ready']} of {step['target']} replicas"
+        lines.add_row("scaling", f"{step['application']}: {replicas}; {step['reason']}")
     lines.add_row("nodes", "; ".join(map(_node, status.nodes)) or "none")
     for budget in status.budgets:
         what = f"{budget.kind} {budget.subject} a {budget.period}"

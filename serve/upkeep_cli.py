@@ -45,8 +45,9 @@ def status(
         lifecycle.joined(running, home) as actor,
     ):
         found = statuses.look(
-            running.url, tenant or settings.tenant, asking(actor), names, books, nodes()
-        )
+            running.url, tenant or settings.tenant, asking(actor), names, books, nodes(),
+            any(m.replicas.elastic for m in settings.models),
+        )  # fmt: skip
     console.print_json(data=found.body()) if as_json else console.print(statuses.shown(found))
     if found.silent:
         raise typer.Exit(1)

@@ -104,10 +104,9 @@ def test_a_trace_from_zero_is_answered_whole_and_paid_for_by_the_second() -> Non
 
 
 def test_ceilings_are_what_the_costs_allow() -> None:
-    costs = {"gateway_s": 0.004, "routing_s": 0.000002, "database_s": 0.001}
-    assert ceilings(costs) == pytest.approx(
-        {"gateway process": 250, "gateway process, 2,000 replicas": 125, "database": 1000}
-    )
+    costs = {"gateway_s": 0.002, "token_s": 1 / 256e3, "routing_s": 0.000002, "database_s": 0.001}
+    alone, among_many = "gateway process, 1 replica", "gateway process, 2,000 replicas"
+    assert ceilings(costs) == pytest.approx({alone: 250, among_many: 125, "database": 1000})
 
 
 def test_an_engine_without_requests_has_no_timer() -> None:

@@ -31,6 +31,9 @@ mainspring_turns_waiting{orchestrator="b",priority="background"} 4.0
 TOLD: dict[tuple[str, str], Any] = {
     ("directory", "snapshot"): [Replica("e1", "planner", "http://x", 3, 2, "", 0.25)],
     ("directory", "online"): Online(0.04, 5, 1.0),
+    ("scaler", "state"): [
+        {"application": "engine-planner@x", "ready": 1, "target": 3, "reason": "40 requests"}
+    ],
     ("bulk", "state"): {"batches": 1, "under_way": 7, "limit": 8, "why": "nobody waits online"},
     ("orchestrator", "metrics"): METRICS,
     ("orchestrator", "approvals"): [object(), object()],
@@ -53,7 +56,7 @@ def found(books: Books, silent: tuple[str, ...] = ()) -> Status:
             raise Unavailable(actor, "ActorDiedError")
         return TOLD[actor, method]
 
-    return look("http://127.0.0.1:8000", "t", ask, ["orchestrator"], books, NODES)
+    return look("http://127.0.0.1:8000", "t", ask, ["orchestrator"], books, NODES, elastic=True)
 
 
 def text(status: Status) -> str:
@@ -87,3 +90,7 @@ def test_what_scripts_get_is_json(books: Books) -> None:
     assert body["online"]["ago_s"] is None
     assert body["engines"] == []
     assert body["silent"]["directory"]
+
+
+def test_the_replicas_of_elastic_models_are_shown_with_the_reason(books: Books) -> None:
+    assert "engine-planner@x: 1 of 3 replicas; 40 requests" in text(found(books))
