@@ -119,7 +119,12 @@ def _report(
             Figure(f"requests/s when the {part} is full", limit)
             for part, limit in ceilings(costs).items()
         ),
-        Figure("first token p95 at the most, s", last.ttft_p95_s),
+        *(
+            Figure(f"nodes by which the {part} falls behind", nodes)
+            for part in points[0].busy
+            if (nodes := min((p.nodes for p in points if p.busy[part] > 1), default=0))
+        ),
+        Figure("first token p95 at the most, s, waits for the database left out", last.ttft_p95_s),
         Figure("USD a million requests at the most nodes", last.usd_per_million),
         Figure("a day's swing: USD, autoscaled", day["usd"]),
         Figure("the same with the peak's nodes all the time", day["peak_usd"]),
