@@ -5,6 +5,7 @@ the limits; what is asked of the engines goes through `Engines`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 
@@ -16,12 +17,15 @@ from serve.budget_metrics import BudgetMetrics
 from serve.calls import Engines
 from serve.catalog import Catalog
 from serve.console import console_routes
+from serve.decisions import Decisions
 from serve.description import OPENAPI_PATH, describe
 from serve.door import BodyLimit, Door
 from serve.doorkeeper import Doorkeeper
 from serve.keys import digest_of
 from serve.metering import Meter
+from serve.predictor import Predictor
 from serve.problems import install
+from serve.quality_versions import Versions
 from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
 from serve.routes.feedback import FeedbackRoutes
@@ -53,6 +57,7 @@ def build_app(
     ids: Ids | None = None,
     names_answers: bool = True,
     larger: Mapping[str, BodyLimit] | None = None,
+    heads: Path | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -60,7 +65,8 @@ def build_app(
 
     `tenant` is whose the settings' keys are, and who needs none on loopback; `own_key` is the
     stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
-    already. `larger` are paths whose bodies may be larger than the section says."""
+    already. `larger` are paths whose bodies may be larger than the section says; `heads` is the
+    folder of quality heads, without which no quality is predicted."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -70,9 +76,12 @@ def build_app(
     tellers = (*(() if office is None else (office,)), *tellers)
     if books is not None:
         tellers = (*tellers, BudgetMetrics(books))
+    predictor = None if heads is None else Predictor(Versions(heads), embed, clock)
     routers = [
         OpenAIRoutes(catalog, clock, timeout_s, embed, admission).routes(),
-        GenerationRoutes(catalog, engines, clock, timeout_s, admission).routes(),
+        GenerationRoutes(
+            catalog, engines, clock, timeout_s, admission, Decisions(catalog, predictor, clock)
+        ).routes(),
         TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),
         *([] if office is None else _agents(office, clock, ids, timeout_s)),

@@ -97,6 +97,7 @@ class Gateway:
             extra_routes=around.extra_routes,
             larger=around.larger,
             names_answers=False,
+            heads=around.data_dir / "router",
         )
 
     def _engines(self, clock: Clock) -> Engines:

@@ -5,45 +5,21 @@ room decides the order. A model that the client names is replaced by another one
 to start, and only where the client allows it.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
+from cluster.errors import InvalidInput
 from cluster.settings import ModelSection
-from serve.catalog import AUTO, AUTO_FAST, AUTO_PLAN, Catalog, cost_usd
-from serve.schemas import ChatRequest
+from serve.catalog import AUTO_FAST, AUTO_PLAN, ROUTING_NAMES, Catalog, cost_usd
+from serve.features import Features
+from serve.ranking import Quality, ranked, told
 
 LONG_PROMPT_CHARS: Final = 2_400
-CHARS_PER_TOKEN: Final = 4.0
-USUAL_ANSWER_TOKENS: Final = 256
-_SEARCHED_CHARS: Final = 4_000
-
-_PLANNING = re.compile(
-    r"\b(plan|plans|planning|step by step|steps|strategy|schedule|workflow|break (?:it|this) down"
-    r"|design|prove|derive|analy[sz]e|compare|refactor|debug)\b",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What routing looks at. `prompt_chars` counts all text of all messages;
-    `asked_tokens` is the most that one answer may hold, 0 when the client set no limit."""
-
-    model: str
-    prompt_chars: int
-    answer_tokens: int
-    asked_tokens: int = 0
-    structured: bool = False
-    tools: bool = False
-    planning_words: bool = False
-    fallback: bool = False
-
-    @property
-    def prompt_tokens(self) -> int:
-        """An estimate: the gateway holds no tokenizer."""
-        return int(self.prompt_chars / CHARS_PER_TOKEN) + 1
+_TIER_OF: Final = {
+    "chat": "routine", "classify": "routine", "extract": "routine", "summarize": "routine",
+    "plan": "planner", "reason": "planner", "code": "planner",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,6 +47,21 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known beside the request: each model's predicted quality, or in `blind` why there is
+    none; the most that the request can come to on each model, USD; the model that its session
+    is with."""
+
+    quality: Mapping[str, Quality] = field(default_factory=dict)
+    blind: str = ""
+    worst_usd: Mapping[str, float] = field(default_factory=dict)
+    kept: str = ""
+
+
+NOTHING: Final = Known()
+
+
+@dataclass(frozen=True)
 class Route:
     """The models to try, in order; why; and what the first one is expected to cost, USD.
 
@@ -83,50 +74,83 @@ class Route:
     wakes: str = ""
 
 
-def features_of(request: ChatRequest) -> Features:
-    """The features of a request, from its own fields only."""
-    texts = [text for m in request.messages for text in _texts(m.content)]
-    kind = (request.response_format or {}).get("type")
-    last_user = next((m for m in reversed(request.messages) if m.role == "user"), None)
-    asked = " ".join(_texts(last_user.content))[:_SEARCHED_CHARS] if last_user else ""
-    return Features(
-        model=request.model,
-        prompt_chars=sum(map(len, texts)),
-        answer_tokens=(request.limit or USUAL_ANSWER_TOKENS) * (request.n or 1),
-        asked_tokens=request.limit or 0,
-        structured=kind in {"json_schema", "json_object"},
-        tools=_calls_tools(request),
-        planning_words=bool(_PLANNING.search(asked)),
-        fallback=request.mainspring.fallback,
-    )
-
-
-def _calls_tools(request: ChatRequest) -> bool:
-    """Whether the answer may be tool calls, or goes on from their results: in the middle of a tool
-    loop the tier stays, also when the last round is asked for without tools."""
-    if request.messages[-1].role == "tool":
-        return True
-    return bool(request.tools) and request.tool_choice != "none"
-
-
-def route(features: Features, catalog: Catalog, load: Mapping[str, Load]) -> Route:
-    """Decide. Raises NotFound when the request names a model that there is not."""
-    if features.model not in {AUTO, AUTO_FAST, AUTO_PLAN}:
+def route(
+    features: Features, catalog: Catalog, load: Mapping[str, Load], known: Known = NOTHING
+) -> Route:
+    """Decide. Raises NotFound when the request names a model that there is not, InvalidInput when
+    no model is sure to cost less than the request allows."""
+    if features.model not in ROUTING_NAMES:
         model = catalog.model(features.model)
+        _affordable([model.id], features, known)
         return _named(model, catalog, load, features)
     tier, reason = _tier(features)
-    other = "routine" if tier == "planner" else "planner"
-    wanted = [*catalog.of_tier(tier), *catalog.of_tier(other)]
-    alive_ids = [i for i in wanted if _replicas(load, i) > 0]
+    wanted = _affordable(_wanted(tier, catalog), features, known)
     asleep = _asleep(wanted[0], load)
-    if not alive_ids:
+    found = _able(wanted, features, catalog, load)
+    if not found:
         if asleep:
             return _route((asleep,), f"{reason}; {asleep} starts", catalog, features, asleep)
         return _route((), f"{reason}; no engine is alive", catalog, features)
-    fitting = [i for i in alive_ids if _fits(catalog.model(i), features)] or alive_ids
-    ordered = sorted(fitting, key=lambda i: load[i].full)
-    reason += _detour(wanted, ordered, load)
-    return _route(tuple(ordered), reason, catalog, features, asleep)
+    usd = {i: _usd(catalog.model(i), features) for i in found}
+    ordered, why = _ordered(wanted, found, reason, features, load, known, usd)
+    reason = f"{why}; {told(ordered, known.quality, usd)}"
+    return Route(tuple(ordered), reason, usd[ordered[0]], asleep)
+
+
+def able(features: Features, catalog: Catalog, load: Mapping[str, Load]) -> list[str]:
+    """The models among which `route` would choose, whatever they cost; none for a named one."""
+    if features.model not in ROUTING_NAMES:
+        return []
+    return _able(_wanted("planner", catalog), features, catalog, load)
+
+
+def _wanted(tier: str, catalog: Catalog) -> list[str]:
+    other = "routine" if tier == "planner" else "planner"
+    return [*catalog.of_tier(tier), *catalog.of_tier(other)]
+
+
+def _able(
+    wanted: list[str], features: Features, catalog: Catalog, load: Mapping[str, Load]
+) -> list[str]:
+    """Those that are alive and have room for the prompt; the living where none has."""
+    alive = [i for i in wanted if _replicas(load, i) > 0]
+    return [i for i in alive if _fits(catalog.model(i), features)] or alive
+
+
+def _affordable(models: list[str], features: Features, known: Known) -> list[str]:
+    most, worst = features.max_cost_usd, known.worst_usd
+    if most is None:
+        return models
+    within = [i for i in models if worst[i] <= most]
+    if not within:
+        cheapest = min(models, key=lambda i: worst[i])
+        expected = f"at least {worst[cheapest]:.9f}, which {cheapest} may come to"
+        raise InvalidInput("mainspring.max_cost_usd", most, expected)
+    return within
+
+
+def _ordered(
+    wanted: list[str], able: list[str], reason: str, features: Features,
+    load: Mapping[str, Load], known: Known, usd: Mapping[str, float],
+) -> tuple[list[str], str]:  # fmt: skip
+    if known.kept in able:
+        rest = sorted((i for i in able if i != known.kept), key=lambda i: load[i].full)
+        return [known.kept, *rest], f"{known.kept} has the session{_unpromised(features, known)}"
+    if features.open and known.quality.keys() >= set(able):
+        able, reason = ranked(able, known.quality, usd, features.quality_target)
+        wanted = able
+    else:
+        reason += _unpromised(features, known)
+    ordered = sorted(able, key=lambda i: load[i].full)
+    return ordered, reason + _detour(wanted, ordered, load)
+
+
+def _unpromised(features: Features, known: Known) -> str:
+    """What a decision without a prediction leaves open."""
+    why = f"; {known.blind}" if known.blind else ""
+    if features.quality_target is None:
+        return why
+    return f"; quality {features.quality_target:g} cannot be promised{why}"
 
 
 def _named(
@@ -155,6 +179,10 @@ def _tier(features: Features) -> tuple[str, str]:
         return "planner", "structured answer"
     if features.tools:
         return "planner", "tools offered"
+    if features.quality_target is not None:
+        return "planner", "quality asked for"
+    if features.task:
+        return _TIER_OF[features.task], f"task {features.task}"
     if features.prompt_chars > LONG_PROMPT_CHARS:
         return "planner", f"long prompt of {features.prompt_chars} characters"
     if features.planning_words:
@@ -180,8 +208,11 @@ def _route(
 ) -> Route:
     if not models:
         return Route((), reason, 0.0)
-    price = cost_usd(catalog.model(models[0]), features.prompt_tokens, features.answer_tokens)
-    return Route(models, reason, price, wakes)
+    return Route(models, reason, _usd(catalog.model(models[0]), features), wakes)
+
+
+def _usd(model: ModelSection, features: Features) -> float:
+    return cost_usd(model, features.prompt_tokens, features.answer_tokens)
 
 
 def _asleep(model: str, load: Mapping[str, Load]) -> str:
@@ -191,10 +222,3 @@ def _asleep(model: str, load: Mapping[str, Load]) -> str:
 
 def _replicas(load: Mapping[str, Load], model: str) -> int:
     return load[model].replicas if model in load else 0
-
-
-def _texts(content: str | list[dict[str, Any]] | None) -> list[str]:
-    if isinstance(content, str):
-        return [content]
-    parts = [part.get("text") for part in content or ()]
-    return [text for text in parts if isinstance(text, str)]

@@ -16,6 +16,7 @@ _TYPE = re.compile(r"str|int|float|bool|list\[.*\]|dict\[.*\]")
 MAX_CHOICES = 64
 MAX_PRIORITY = 1_000
 
+Task = Literal["chat", "classify", "extract", "summarize", "plan", "reason", "code"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -28,12 +29,19 @@ class Body(BaseModel):
 class Options(Body):
     """The `mainspring` object of a request. `session` keeps a conversation on one replica. Work of
     the class `batch` is work that nobody waits for: it yields to all other. With `fallback` another
-    model may answer while the named one has to start."""
+    model may answer while the named one has to start.
+
+    `quality_target` is the share of right answers that is wanted; `auto` then takes the cheapest
+    model that is sure to reach it. `max_cost_usd` leaves out every model that may cost more. `task`
+    is the kind of work; a session keeps its model until it changes."""
 
     deadline_ms: int | None = Field(None, ge=1, le=3_600_000)
     session: str | None = Field(None, max_length=256)
     work: Literal["interactive", "batch"] = Field("interactive", alias="class")
     fallback: bool = False
+    quality_target: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    max_cost_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
+    task: Task | None = None
 
 
 class Message(BaseModel):

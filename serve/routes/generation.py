@@ -3,7 +3,7 @@
 admit -> route -> engine -> meter -> client, whatever the form
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,16 +14,17 @@ from cluster.errors import DeadlineExceeded, Hurried, InvalidInput, MainspringEr
 from cluster.ids import Clock
 from serve.admission import Admission
 from serve.bill import Bill
-from serve.budgets import Worst, usd_of, worst_case
+from serve.budgets import usd_of
 from serve.callers import caller_of, principal_of, request_id_of, tenant_of
 from serve.calls import Answer, Call, Engines
 from serve.catalog import Catalog
 from serve.clients import unless_gone
+from serve.decisions import Decisions, worst_of
 from serve.description import reads
 from serve.forms import FORMS, Form
 from serve.metering import usd_text
 from serve.problems import problem_of
-from serve.routing import Route, features_of, route
+from serve.routing import Route
 from serve.schemas import ChatRequest, encode, parse_body
 
 
@@ -32,9 +33,10 @@ class GenerationRoutes:
 
     def __init__(
         self, catalog: Catalog, engines: Engines, clock: Clock, deadline_s: float,
-        admission: Admission,
+        admission: Admission, decisions: Decisions,
     ) -> None:  # fmt: skip
         self._catalog, self._engines, self._admission = catalog, engines, admission
+        self._decisions = decisions
         self._clock, self._deadline_s = clock, deadline_s
 
     def routes(self) -> APIRouter:
@@ -55,19 +57,21 @@ class GenerationRoutes:
         arrived = self._clock.monotonic()
         payload = parse_body(await http.body())
         request = form.read(payload)
-        features = features_of(request)
         self._refuse_too_long(request, form)
-        chosen = route(features, self._catalog, self._engines.load())
         call = self._call(http, form, payload, request, arrived)
+        session = request.mainspring.session or http.headers.get("x-session-id") or ""
+        decision = await self._decisions.decide(request, call, session, self._engines.load())
+        chosen = decision.route
         bill = await self._let_in(http, request, chosen, call)
         try:
             answer = await unless_gone(http, self._answer(request, chosen, call))
         except BaseException:
             bill.release()
             raise
+        decision.answered(answer.model.id)
         headers = self._headers(chosen, answer)
         if request.stream:
-            worst = self._worst(request, call, (answer.model.id,))
+            worst = worst_of(self._catalog, request, call, (answer.model.id,))
             headers["x-mainspring-cost-max-usd"] = usd_text(usd_of(worst.nano))
             headers["cache-control"] = "no-cache"
             return EngineStream(answer, bill, headers)
@@ -132,17 +136,11 @@ class GenerationRoutes:
 
     async def _let_in(self, http: Request, request: ChatRequest, chosen: Route, call: Call) -> Bill:
         caller = caller_of(http)
-        worst = self._worst(request, call, chosen.models)
+        worst = worst_of(self._catalog, request, call, chosen.models)
         left = call.deadline - self._clock.monotonic()
         limits = principal_of(http).limits
         hold = await self._admission.enter(caller, limits, worst, max(0.0, left))
         return Bill(self._admission, hold, request.model, chosen.reason)
-
-    def _worst(self, request: ChatRequest, call: Call, names: Sequence[str]) -> Worst:
-        models = [self._catalog.model(name) for name in names]
-        return worst_case(
-            models, call.body_bytes, request.limit, request.n or 1, bool(request.stream)
-        )
 
 
 class EngineStream(StreamingResponse):
