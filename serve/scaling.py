@@ -4,6 +4,9 @@ Serve's controller asks the policy of every elastic engine several times a secon
 policy asks the scaler, a named actor, and never waits: until an answer is there the number stays.
 The scaler knows all engines, since quotas and the cost ceiling are theirs together; the target that
 Serve holds comes with each question, so a scaler that restarts has lost nothing but its trends.
+
+Not covered: a promotion starts the first replicas of the new engine beside the old one, whatever
+the ceiling says, and the new engine begins with those.
 """
 
 import asyncio
@@ -56,8 +59,8 @@ class Scaler:
         held: Held,
         clock: Clock,
     ) -> None:
-        self._bounds = {m.id: bounds_of(m, section) for m in models}
-        self._limits = Limits(section.usd_per_hour, section.quotas)
+        self._models = {m.id: m for m in models}
+        self._section = section
         self._look, self._held, self._clock = look, held, clock
         self._asked: dict[str, Asked] = {}
         self._cold: dict[str, float] = {}
@@ -101,11 +104,25 @@ class Scaler:
             self._engine(application, one, replicas, demands.get(one.model, UNTOLD), held, now)
             for application, one in sorted(self._asked.items())
         ]
-        plan = autoscale(snapshot, self._limits, now)
+        plan = autoscale(snapshot, self._limits(), now)
         for before, step in zip(snapshot, plan.steps, strict=True):
             if step.target != before.target:
                 log.info("%s: %s -> %s, %s", step.id, before.target, step.target, step.reason)
         self._plan = plan
+
+    def _limits(self) -> Limits:
+        """What the settings leave to the engines that ask. Those that do not, as their number is
+        fixed or they are just starting, have their first replicas."""
+        asking = {one.model for one in self._asked.values()}
+        others = [m for m in self._models.values() if m.id not in asking]
+        ceiling, quotas = self._section.usd_per_hour, dict(self._section.quotas)
+        if ceiling is not None:
+            ceiling -= sum(m.replicas.first * m.usd_per_hour for m in others)
+        for model in others:
+            bounds = bounds_of(model, self._section)
+            if bounds.kind in quotas:
+                quotas[bounds.kind] -= model.replicas.first * bounds.units
+        return Limits(ceiling, quotas)
 
     def _engine(
         self, application: str, one: Asked, replicas: list[Replica], demand: Demand,
@@ -116,7 +133,7 @@ class Scaler:
         self._time(one, ready, now)
         before = self._step(application)
         engine = Engine(
-            application, self._bounds[one.model], one.target, ready,
+            application, bounds_of(self._models[one.model], self._section), one.target, ready,
             held=max(one.target, all_),
             load=sum(r.load for r in own) + demand.waiting,
             kv=max((r.kv_usage for r in own), default=0.0),

@@ -1,16 +1,18 @@
 """The scaler between Serve, the directory and the decision, without Ray."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from cluster.errors import ConfigError
 from cluster.settings import AutoscaleSection, ModelSection, load
 from serve.directory import Demand, Replica
 from serve.engines import application_name, deployment_options
-from serve.scaling import Scaler
+from serve.scaling import Scaler, Wanted
 from tests.fakes import FakeClock
 
 
@@ -34,11 +36,14 @@ class World:
     running: int = 1
     target: int = 1
     broken: bool = False
+    others: list[ModelSection] = field(default_factory=list)
+    own: ModelSection = field(default_factory=model)
     clock: FakeClock = field(default_factory=FakeClock)
 
     def __post_init__(self) -> None:
         held: Callable[[], Any] = lambda: {"app": (self.running, self.running)}  # noqa: E731
-        self.scaler = Scaler([model()], self.section, self._look, held, self.clock)
+        models = [self.own, *self.others]
+        self.scaler = Scaler(models, self.section, self._look, held, self.clock)
 
     async def _look(self) -> tuple[list[Replica], dict[str, Demand]]:
         if self.broken:
@@ -84,6 +89,70 @@ async def test_the_ceiling_holds_the_burst() -> None:
     seen.demand = {"small": Demand(waiting=100, ago_s=0.0)}
     assert await seen.after(1) == 2
     assert "4 USD an hour allows 2" in seen.scaler.state()[0]["reason"]
+
+
+async def test_models_whose_number_is_fixed_are_paid_for_first() -> None:
+    fixed = model(id="fixed", replicas=2, usd_per_hour=1.0)
+    seen = World(AutoscaleSection(usd_per_hour=6.0), others=[fixed])
+    seen.demand = {"small": Demand(waiting=100, ago_s=0.0)}
+    assert await seen.after(1) == 2
+
+
+async def test_a_quota_is_shared_with_models_whose_number_is_fixed() -> None:
+    gpu = {"device": "gpu", "accelerator_type": "H200", "tensor_parallel": 2}
+    fixed = model(id="fixed", replicas=1, **gpu)
+    seen = World(AutoscaleSection(quotas={"H200": 6}), others=[fixed], own=model(**gpu))
+    seen.demand = {"small": Demand(waiting=100, ago_s=0.0)}
+    assert await seen.after(1) == 2
+
+
+@dataclass
+class Answering:
+    """A scaler's handle, as far as the policy uses it: `remote` calls that are answered later."""
+
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    answers: list["Future[int]"] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> "Answering":
+        return self
+
+    def remote(self, *asked: Any) -> "Answering":
+        self.asked.append(asked)
+        self.answers.append(Future())
+        return self
+
+    def future(self) -> "Future[int]":
+        return self.answers[-1]
+
+
+@dataclass
+class Context:
+    target_num_replicas: int
+
+
+def test_the_policy_never_waits_for_the_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = Answering()
+    monkeypatch.setattr("ray.get_actor", lambda *_, **__: scaler)
+    policy = Wanted("app", "small")
+    assert policy(Context(2)) == (2, {})
+    assert policy(Context(2)) == (2, {})
+    assert scaler.asked == [("app", "small", 2)]
+    scaler.answers[0].set_result(3)
+    assert policy(Context(2)) == (3, {})
+    assert scaler.asked[1] == ("app", "small", 2)
+    scaler.answers[1].set_exception(RayActorError())
+    assert policy(Context(3)) == (3, {})
+
+
+def test_the_policy_leaves_the_number_while_there_is_no_scaler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(*_: Any, **__: Any) -> Any:
+        raise ValueError("no such actor")
+
+    monkeypatch.setattr("ray.get_actor", missing)
+    assert Wanted("app", "small")(Context(4)) == (4, {})
 
 
 async def test_a_start_is_timed() -> None:
