@@ -89,6 +89,14 @@ class _Loaded:
         return bool(result.allowed), sorted(hit, key=lambda rule: rule.id), ""
 
 
+class _Rules:
+    """Policies, with and without the forbids that a person could lift."""
+
+    def __init__(self, source: str, schema: Any) -> None:
+        self.all = _Loaded(source, schema)
+        self.hard = _Loaded(rules.hard(source), schema)
+
+
 class Policy:
     """A loaded policy. Loading fails rather than allowing more than was written."""
 
@@ -103,8 +111,9 @@ class Policy:
                 raise rules.Flaw(f"Cedar that fits its schema ({errors})")
             rules.require_sense(source, schema)
             handle = cedarpy.Schema.from_str(schema)
-            self._all = _Loaded(source, handle)
-            self._hard = _Loaded(rules.hard(source), handle)
+            self._whole = _Rules(source, handle)
+            slices = rules.by_action(source, schema)
+            self._by_action = {action: _Rules(s, handle) for action, s in slices.items()}
         except rules.Flaw as flaw:
             raise ConfigError("agents.policy", name, str(flaw)) from None
         except ValueError as error:
@@ -125,14 +134,15 @@ class Policy:
         return replace(self._decide(request, settled), facts=request.facts)
 
     def _decide(self, request: Request, settled: Collection[str]) -> Decision:
-        allowed, hit, wrong = self._all.judge(request)
+        about = self._by_action.get(action_of(request.tool), self._whole)
+        allowed, hit, wrong = about.all.judge(request)
         if wrong:
             return Decision("deny", _MALFORMED, wrong)
         if allowed:
             return Decision("allow", hit[0].id, hit[0].reason)
         if denials := [rule for rule in hit if rule.answer == "deny"]:
             return Decision("deny", denials[0].id, denials[0].reason)
-        permitted, by, _ = self._hard.judge(request)
+        permitted, by, _ = about.hard.judge(request)
         if not permitted:
             return Decision("deny", "default-deny", f"no rule allows {request.tool} here")
         return self._softened(request, hit, by[0], settled)

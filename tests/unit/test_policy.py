@@ -124,6 +124,17 @@ def test_a_missing_file_stops_the_start(tmp_path: Path, missing: str) -> None:
         Policy.load(tmp_path / "own.cedar")
 
 
+def test_groups_of_actions_on_which_no_forbid_would_hold_stop_the_start() -> None:
+    schema = """entity Agent; entity Ticket;
+    action writes; action reply, refund in [writes] appliesTo {
+      principal: Agent, resource: Ticket, context: {}
+    };"""
+    forbid = '@id("f") @reason("no") forbid (principal, action in Action::"writes", resource);'
+    refund = PERMIT.replace('@id("r")', '@id("p")').replace("reply", "refund")
+    with pytest.raises(ConfigError, match="without groups"):
+        Policy(PERMIT + refund + forbid, schema, "groups")
+
+
 def test_a_policy_without_rules_denies_everything(tmp_path: Path) -> None:
     policy = Policy("", POLICY.with_suffix(".cedarschema").read_text("utf-8"), "empty")
     decision = policy.decide(Request("read_ticket", "T-1", SURE))
