@@ -2,10 +2,13 @@
 trained for a minute's worth of steps, evaluated, promoted and rolled back while clients ask it."""
 
 import json
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import yaml
@@ -115,3 +118,39 @@ def test_a_model_of_two_layers_is_refused_in_the_place_of_the_shipped_one(
     assert refused.returncode == 1
     assert "vocabulary" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+# Last in this file: once there is a key, this stack lets nobody in without one.
+def test_a_key_holds_what_it_may_and_may_spend_through_a_live_gateway(small: Demo) -> None:
+    made = done(small, "keys", "create", "a shop", "--tenant", "shop", "--requests-per-minute", "3")
+    key, account = made.split()[0], re.findall(r"account (\S+),", made)[0]
+
+    def asks(path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+        said = [{"role": "user", "content": "Hello"}]
+        body = {"model": "routine", "messages": said, "max_tokens": 4}
+        method = "POST" if "chat" in path else "GET"
+        return httpx.request(method, small.url + path, json=body, headers=headers, timeout=60)
+
+    def code(answer: httpx.Response) -> tuple[int, str]:
+        return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+    own = {"authorization": f"Bearer {key}"}
+    # Each gateway believes for a second that there is no key yet.
+    until(lambda: code(asks("/v1/models")) == (401, "invalid_api_key"))
+    assert code(asks(authorization="Bearer ms-wrong")) == (401, "invalid_api_key")
+    assert code(asks("/v1/runs", **own)) == (403, "insufficient_scope")
+    assert code(asks(**own)) == (200, "")
+    assert "shop" in done(small, "usage", "--by", "tenant,key", "--tenant", "shop")
+    done(small, "budgets", "set", "key", account, "0.000000001", "--tenant", "shop")
+    assert code(asks(**own)) == (429, "budget_exceeded")
+    done(small, "budgets", "remove", "key", account, "--tenant", "shop")
+    until(lambda: code(asks(**own)) == (429, "rate_limited"))
+    done(small, "keys", "revoke", key.split("-")[1])
+    until(lambda: code(asks(**own)) == (401, "invalid_api_key"))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.3)
