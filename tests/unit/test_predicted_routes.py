@@ -1,7 +1,9 @@
 """Requests whose way a trained quality head and their session decide, through the gateway."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.errors import Unavailable
-from cluster.settings import GatewaySection
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import AccountsSection, GatewaySection
 from memory.embed import DIMENSION
+from serve.books import Books
 from serve.features import Features
 from serve.predictor import LOOK_S, Predictor
 from serve.quality_training import Examples, train, write
@@ -107,6 +111,18 @@ async def test_the_head_in_use_decides_and_its_numbers_are_told(
     assert (answered, reason in route) == (model, True), route
     assert route.count("(at least 0.") == route.count(" USD") == 2
     assert routed.encoder.asked == [text]
+
+
+async def test_the_ledger_has_the_numbers_of_the_route(trained: Path, tmp_path: Path) -> None:
+    books = Books(AccountsSection(), tmp_path, SystemClock(), SystemIds())
+    encoder = Encoder()
+    section = GatewaySection(request_timeout_s=5.0)
+    async with serving(section, books=books, embed=encoder, heads=trained) as stack:
+        _, route = await Routed(stack, encoder, trained).ask(HARD)
+    await books.close()
+    with closing(sqlite3.connect(tmp_path / "accounts.db")) as ledger:
+        assert ledger.execute("SELECT reason FROM usage_rows").fetchall() == [(route,)]
+    assert route.count("(at least 0.") == 2
 
 
 @pytest.mark.parametrize(
