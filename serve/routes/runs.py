@@ -46,7 +46,7 @@ class RunRequest(Body):
     priority: Priority = "interactive"
     deadline_s: float | None = Field(None, gt=0, le=31_536_000)
     attempts: int = Field(3, ge=1, le=100)
-    untrusted: tuple[str, ...] = ()
+    untrusted: list[str] = Field(default_factory=list)
 
 
 class Told(Body):
@@ -111,7 +111,7 @@ class RunRoutes:
         deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
         options = RunOptions(
             priority=asked.priority, deadline_at=deadline, attempts=asked.attempts,
-            untrusted=asked.untrusted,
+            untrusted=tuple(asked.untrusted),
         )  # fmt: skip
         run = await self._office.ask(
             "submit", tenant_of(http), key, asked.workflow, agent, asked.input, options

@@ -252,6 +252,17 @@ async def test_a_run_is_begun_followed_told_something_and_ends(api: Api) -> None
     assert ended["result"] == {"told": {"value": {"n": 1}, "by": "ann"}}
 
 
+async def test_a_caller_says_which_input_is_outside_text_and_a_fork_knows_it(api: Api) -> None:
+    given = {"ticket": T, "mail": "words of others"}
+    _, run = await api.post("runs", workflow="support", input=given, untrusted=["mail"])
+    await api.until(run["id"], "waiting")
+    await api.post(f"runs/{run['id']}/cancel", by="ann")
+    _, fork = await api.post(f"runs/{run['id']}/fork", after=1)
+    for id in (run["id"], fork["id"]):
+        state = await api.world.orchestrator.read(id)
+        assert (state.options.untrusted, str(state.label)) == (("mail",), "untrusted/personal")
+
+
 async def test_runs_are_paused_resumed_cancelled_retried_and_forked(api: Api) -> None:
     _, run = await api.post("runs", workflow="support", input={"ticket": T}, deadline_s=60)
     await api.until(run["id"], "waiting")
