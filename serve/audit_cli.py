@@ -15,7 +15,6 @@ from agents.audit import Audit, verify_refusals
 from agents.audit_export import MAX_BYTES, export, verify
 from agents.audit_key import AuditKey
 from agents.guarding import AUDIT, REFUSED, SERVERS_REFUSED
-from agents.helpdesk import HelpDesk
 from agents.noted import note
 from agents.receipts import receipts
 from cluster.errors import InvalidInput
@@ -96,6 +95,8 @@ def erase(
 ) -> None:
     """Take away what is personal of a customer at the help-desk. What was done stays, and its
     references bring nothing back; that it was asked for is journaled."""
+    from agents.helpdesk import HelpDesk
+
     settings = load(profile)
     clock = SystemClock()
     desk = HelpDesk(settings.path("desk.db"), clock)

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from agents import toolbox
 from agents.acceptance import accept
-from agents.server_calls import Server
 from agents.toolbox import PINS, Pin, Pins, Toolbox
 from cluster.errors import MainspringError
 from cluster.ids import SystemClock
@@ -89,6 +88,8 @@ def _pins(settings: Settings) -> Pins:
 
 
 def _server(settings: Settings, name: str) -> Mapping[str, Pin]:
+    from agents.server_calls import Server
+
     section = Toolbox(settings.agents.servers).section(name)
     return asyncio.run(Server(section, os.environ).offered())
 
