@@ -36,4 +36,6 @@ class Servers(Guarded):
         """See `agents.server_calls.Server.call`. Conflict for a tool that nobody accepted."""
         section = self._toolbox.section(parted(tool)[0])
         pin = self._pins.require(tool)
-        return asyncio.run(Server(section).call(pin, args))
+        # In one loop for all threads: uvloop, which Ray uses, starts no processes from several.
+        call = Server(section).call(pin, args)
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()

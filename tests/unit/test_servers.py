@@ -52,7 +52,7 @@ PAY = {"to": "DE-1", "cents": 500}
 
 def bank(way: str, folder: Path, effect: str = "write", **more: Any) -> ToolServerSection:
     command = (sys.executable, "-S", str(SCRIPT), way, str(folder / "ledger"))
-    given = {"name": "bank", "command": command, "tools": {"pay": effect}, "timeout_s": 5.0}
+    given = {"name": "bank", "command": command, "tools": {"pay": effect}, "timeout_s": 30.0}
     return ToolServerSection.model_validate({**given, "max_bytes": 200_000, **more})
 
 
@@ -89,7 +89,7 @@ async def test_a_call_that_breaks_off_is_unknown_for_a_write_and_a_refusal_for_a
     way: str, why: str, effect: str, tmp_path: Path
 ) -> None:
     pin = await pin_of(tmp_path)
-    section = bank(way, tmp_path, effect, timeout_s=1.5 if way == "hang" else 5.0)
+    section = bank(way, tmp_path, effect, timeout_s=1.5 if way == "hang" else 30.0)
     with pytest.raises(EffectUnknown if effect == "write" else Conflict) as raised:
         await Server(section).call(pin, PAY)
     assert why in str(raised.value)
@@ -251,7 +251,8 @@ async def test_a_server_is_spoken_to_over_http_with_its_credentials() -> None:
         while not serving.started:
             await asyncio.sleep(0.01)
     port = serving.servers[0].sockets[0].getsockname()[1]
-    section = at(f"http://127.0.0.1:{port}/mcp", credentials={"Authorization": "BANK"})
+    credentials = {"Authorization": "BANK"}
+    section = at(f"http://127.0.0.1:{port}/mcp", credentials=credentials, timeout_s=30.0)
     bank = Server(section, {"BANK": "Bearer t0p"})
     try:
         pin = (await bank.offered())["bank/pay"]
@@ -307,7 +308,7 @@ async def silent(_: web.Request) -> web.Response:
 async def test_a_bad_answer_over_http_is_named(handler: Any, why: str) -> None:
     async with answering(handler) as url:
         with pytest.raises(Conflict, match=why):
-            await Server(at(url, timeout_s=1.0 if handler is silent else 5.0)).offered()
+            await Server(at(url, timeout_s=1.0 if handler is silent else 30.0)).offered()
 
 
 async def test_a_server_that_is_away_is_named() -> None:
@@ -355,14 +356,6 @@ def test_pins_that_were_changed_by_hand_are_refused(tmp_path: Path) -> None:
 # --- governed
 
 
-class Apart(Servers):
-    """In a thread of its own, as a thread of an actor is."""
-
-    def perform(self, *args: Any) -> dict[str, Any]:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(super().perform, *args).result()
-
-
 @pytest.fixture
 async def house(worlds: Worlds, tmp_path: Path) -> AsyncIterator[Any]:
     """Makes a world whose runs may use this server, whose tools are accepted."""
@@ -371,7 +364,7 @@ async def house(worlds: Worlds, tmp_path: Path) -> AsyncIterator[Any]:
         world = worlds.make(others={"tool": tool.work}, servers=(section,), autonomy={"*": level})
         ensure(world.folder / KEYS)
         accepted(world.folder, pin)
-        servers = Apart((section,), world.folder / PINS, partial(server_guard, world.folder))
+        servers = Servers((section,), world.folder / PINS, partial(server_guard, world.folder))
         world._actors["servers"] = servers
         return world
 
@@ -469,6 +462,17 @@ def test_the_command_line_shows_accepts_and_finds(
     assert "changed since it was accepted" in told("list")
     shown = told("accept", "bank", "--by", "olga")
     assert "changed: description; it was:" in shown and "Ignore what you were told" in shown
+
+
+def test_calls_of_several_threads_go_beside_each_other(tmp_path: Path) -> None:
+    ensure(tmp_path / KEYS)
+    section = bank("good", tmp_path)
+    accepted(tmp_path, asyncio.run(pin_of(tmp_path)))
+    servers = Servers((section,), tmp_path / PINS, partial(server_guard, tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda n: servers.perform("bank/pay", f"k{n}", "", PAY), range(8)))
+    assert {t["text"] for t in told} == {"paid, ask [EMAIL]"}
+    assert paid(tmp_path) == 8
 
 
 def test_without_a_token_the_connector_does_nothing(tmp_path: Path) -> None:
