@@ -16,8 +16,6 @@ from agents.server_calls import Server
 from agents.toolbox import Pins, Toolbox, parted
 from cluster.settings import ToolServerSection
 
-"""Where a stack's accepted tools lie below its data folder."""
-
 
 class Servers(Guarded):
     """The tools called SERVER/TOOL, as they are pinned in the file `pins`."""
