@@ -1,10 +1,12 @@
 """What Ray Serve's HAProxy needs so that it opens one address only and ends with us.
 
-HAProxy as Ray starts it opens its statistics and metrics to every interface, and outlives a Ray
-that is killed. Neither can be set, so Ray is pointed at a small program in place of the binary: it
-moves those two to loopback in the configuration that Ray has just written, asks the kernel to
-end the process with its parent, and then becomes the real binary, under the same process id and
-with the same arguments.
+HAProxy as Ray starts it opens its statistics and metrics to every interface, outlives a Ray that is
+killed, and splices requests: a spliced connection does not show HAProxy that its client has left
+before the answer begins, and the engine works on for nobody. None of these can be set, so Ray is
+pointed at a small program in place of the binary: it moves those two to loopback and takes out the
+splicing of requests in the configuration that Ray has just written, asks the kernel to end the
+process with its parent, and then becomes the real binary, under the same process id and with the
+same arguments.
 
 The settings are environment variables that Ray reads once: they must be set before Ray is imported,
 on every node that runs a proxy.
@@ -41,6 +43,7 @@ def narrow(path):
     with open(path, encoding="utf-8") as file:
         text = file.read()
     narrowed = re.sub(rf"(?m)^(\\s*bind )\\*?:({{PORTS}})$", r"\\g<1>127.0.0.1:\\g<2>", text)
+    narrowed = re.sub(r"(?m)^\\s*option splice-request\\n", "", narrowed)
     if narrowed != text:
         with open(path, "w", encoding="utf-8") as file:
             file.write(narrowed)

@@ -21,7 +21,7 @@ import pytest
 from serve.running import is_free, read
 
 START_LIMIT_S = 420.0
-PORTS = (20000, 32000)
+PORTS = (20000, 29000)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -98,6 +98,7 @@ def client(demo: Demo) -> Iterator[openai.OpenAI]:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on now, below those that the kernel gives to outgoing
-    connections: one of these could take a port between this look at it and its use."""
+    connections, which could take a port between this look at it and its use, and below those that
+    Serve gives to replicas."""
     ports = random.sample(range(*PORTS), 200)
     return list(islice(filter(is_free, ports), count))

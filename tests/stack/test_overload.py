@@ -1,6 +1,7 @@
-"""The live engines take priorities and the class of work."""
+"""The live engines stop for who has gone, and take priorities and the class of work."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -23,6 +24,43 @@ LONG = {
 def http(demo: Demo) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=demo.url, timeout=60) as client:
         yield client
+
+
+def running(http: httpx.Client) -> float:
+    """Requests that the routine engine generates for, as its own scheduler counts them."""
+    name = 'mainspring_engine_running{model="routine"} '
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+def until(condition: Callable[[], bool], seconds: float) -> float:
+    """How long it took, seconds; fails after `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("stream", [True, False, False, False])
+def test_the_engine_stops_within_a_second_of_its_client_leaving(
+    http: httpx.Client, demo: Demo, stream: bool
+) -> None:
+    until(lambda: running(http) == 0, 20)
+    with httpx.Client(base_url=demo.url, timeout=60) as leaving:
+        body = {**LONG, "stream": stream}
+        request = leaving.build_request("POST", "/v1/chat/completions", json=body)
+        if stream:
+            answer = leaving.send(request, stream=True)
+            assert answer.status_code == 200, answer.read()
+            next(answer.iter_bytes())
+            until(lambda: running(http) == 1, 10)
+            answer.close()
+        else:
+            request.extensions["timeout"] = {"read": 1.5, "connect": 5, "write": 5, "pool": 5}
+            with pytest.raises(httpx.ReadTimeout):
+                leaving.send(request)
+    until(lambda: running(http) == 0, STOPS_S + TOLD_S)
 
 
 def test_batch_work_and_priorities_are_taken_by_the_live_engine(http: httpx.Client) -> None:

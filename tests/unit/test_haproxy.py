@@ -12,6 +12,9 @@ from cluster.settings import GatewaySection
 from serve import haproxy
 
 AS_RAY_WRITES_IT = """\
+defaults
+    option splice-request
+    option splice-response
 frontend prometheus
     bind :9101
 frontend http_frontend
@@ -36,7 +39,7 @@ def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_only_the_operators_ports_are_moved_and_arguments_kept(
+def test_only_the_operators_ports_and_spliced_requests_are_changed(
     binary: Path, tmp_path: Path
 ) -> None:
     values = haproxy.environment(GatewaySection(), tmp_path / "a folder" / "haproxy")
@@ -52,6 +55,9 @@ def test_only_the_operators_ports_are_moved_and_arguments_kept(
     assert binds == [
         "bind 127.0.0.1:9101", "bind 127.0.0.1:8000", "bind *:8000", "bind 127.0.0.1:8404",
     ]  # fmt: skip
+    assert [line.strip() for line in narrowed.splitlines() if "splice" in line] == [
+        "option splice-response"
+    ]
 
 
 def test_two_stacks_share_no_path_and_no_port_unless_told(binary: Path, tmp_path: Path) -> None:
