@@ -9,18 +9,14 @@ Money is in integer cents, times are seconds since the epoch (UTC), days are ISO
 
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from agents.desks import Row, SqliteDesk
 from agents.helpdesk_schema import SCHEMA
 from agents.pii import Vault
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.ids import Clock
-
-Row = dict[str, Any]
 
 MAX_BODY_CHARS: Final = 20_000
 _MONTHS: Final = (
@@ -29,22 +25,11 @@ _MONTHS: Final = (
 _DAYS: Final = ("ordered", "shipped", "expected", "delivered")
 
 
-class DeskFile:
-    """One file, one connection, one lock: safe to share between threads of one process."""
+class DeskFile(SqliteDesk):
+    """What the desk knows of customers, orders and tickets."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on"):
-            self._db.execute(f"pragma {pragma}")
-        self._db.executescript(SCHEMA)
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        super().__init__(path, clock, SCHEMA)
 
     # --- what stands on the desk
 
@@ -62,7 +47,7 @@ class DeskFile:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(str(file), f"not a desk's seed ({error!r})") from None
         try:
-            with self._transaction():
+            with self.transaction():
                 self._insert_all("customers", _CUSTOMER_KEYS, customers)
                 self._insert_all("orders", _ORDER_KEYS, orders)
         except sqlite3.IntegrityError as error:
@@ -76,7 +61,7 @@ class DeskFile:
         if not body.strip() or len(subject) + len(body) > MAX_BODY_CHARS:
             raise InvalidInput("body", body, f"1 to {MAX_BODY_CHARS} characters with the subject")
         ticket = (id, customer, subject, body, received)
-        with self._transaction():
+        with self.transaction():
             self._row("customers", "customer", customer)
             found = self._db.execute("select * from tickets where id = ?", (id,)).fetchone()
             if found is None:
@@ -150,17 +135,6 @@ class DeskFile:
         if found["refunded_cents"]:
             order["refunded"] = money(found["refunded_cents"], found["currency"])
         return order | {k: found[k] for k in ("total_cents", "refunded_cents", "currency")}
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
 
     def _row(self, table: str, kind: str, id: str) -> Row:
         found = self._db.execute(f"select * from {table} where id = ?", (id,)).fetchone()

@@ -223,9 +223,8 @@ class Effects:
     ) -> Acted:
         """Do the effect, unless it was done by the receipt that `look` finds, and journal how it
         ended."""
-        ticket = str(state.input.get("ticket", ""))
         try:
-            receipt = await self._receipt(state.run_id, begun, ticket, look)
+            receipt = await self._receipt(state.run_id, begun, state.subject, look)
         except EffectUnknown as error:
             await self._park(state, begun, str(own(error)))
         except (NotFound, Conflict, InvalidInput) as error:

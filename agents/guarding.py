@@ -1,5 +1,6 @@
 """Mints, guards and audits over a data folder, for the constructors of actors."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from agents.audit import Audit
@@ -12,6 +13,7 @@ from cluster.ids import SystemClock
 KEYS = "intents"
 REFUSED = "refused.jsonl"
 SERVERS_REFUSED = "refused-servers.jsonl"
+_PACK_REFUSED = "refused-{}.jsonl"
 AUDIT = "audit"
 
 
@@ -33,6 +35,21 @@ def guard(folder: Path) -> Guard:
 def server_guard(folder: Path) -> Guard:
     """The guard of the connector to MCP servers, with a file of refusals of its own."""
     return _guard(folder, SERVERS_REFUSED)
+
+
+def pack_guard(folder: Path, pack: str) -> Guard:
+    """The guard of a pack's connector, with a file of refusals of its own."""
+    return _guard(folder, _PACK_REFUSED.format(pack))
+
+
+def refusals(folder: Path) -> list[Path]:
+    """The files of all connectors' refusals."""
+    return sorted(folder.glob("refused*.jsonl"))
+
+
+def refusals_of(packs: Iterable[str]) -> list[str]:
+    """The names of those files, where these packs are."""
+    return [REFUSED, SERVERS_REFUSED, *(_PACK_REFUSED.format(pack) for pack in packs)]
 
 
 def _guard(folder: Path, refused: str) -> Guard:

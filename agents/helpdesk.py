@@ -13,15 +13,13 @@ It stands in for a shop's own systems, behind the support connector. Two promise
 Money is in integer cents, times are seconds since the epoch (UTC), days are ISO dates.
 """
 
-import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from agents.desk_file import DeskFile, Row, money, vault_of
+from agents.desk_file import DeskFile, money, vault_of
+from agents.desks import Receipt, Row
 from agents.references import references_in
 from cluster.errors import Conflict, InvalidInput, NotFound
-
-Receipt = dict[str, Any]
 
 ERASED: Final = "(erased)"
 """What stands in place of words that were taken away."""
@@ -118,12 +116,6 @@ class HelpDesk(DeskFile):
 
         return self._once(key, "withdraw", ticket, {"of": of}, act)
 
-    def lookup(self, key: str) -> Receipt | None:
-        """The receipt of an effect that was done, or None. Answers an effect left open."""
-        with self._lock:
-            found = self._db.execute("select receipt from effects where key = ?", (key,)).fetchone()
-        return None if found is None else json.loads(found["receipt"])
-
     # --- what is taken away
 
     def erase(self, customer: str) -> Row:
@@ -131,7 +123,7 @@ class HelpDesk(DeskFile):
         What was done, ordered and paid stays, and so do the references, which bring nothing back
         any more. Says how many `tickets` and `replies` were emptied. NotFound for a stranger."""
         mine = "ticket in (select id from tickets where customer = ?)"
-        with self._transaction():
+        with self.transaction():
             self._row("customers", "customer", customer)
             self._db.execute(
                 "update customers set name='', email='', phone='', address='' where id = ?",
@@ -157,15 +149,6 @@ class HelpDesk(DeskFile):
             ).fetchone()
         return None if found is None else str(found["text"])
 
-    def effects(self, ticket: str | None = None) -> list[Receipt]:
-        """The receipts of a ticket's effects, or of all, in the order they were done."""
-        with self._lock:
-            found = self._db.execute(
-                "select receipt from effects where ? is null or ticket = ? order by rowid",
-                (ticket, ticket),
-            ).fetchall()
-        return [json.loads(f["receipt"]) for f in found]
-
     def counts(self) -> dict[str, int]:
         """Rows by table, and refunded_cents of all refunds made here."""
         tables = "customers orders tickets effects outbox refunds escalations queues".split()
@@ -177,26 +160,9 @@ class HelpDesk(DeskFile):
     def _once(
         self, key: str, kind: str, ticket: str, payload: Row, act: Callable[[Row], Receipt]
     ) -> Receipt:
-        if not key:
-            raise InvalidInput("key", key, "the effect's idempotency key")
-        said = json.dumps(payload, sort_keys=True, ensure_ascii=False)
-        with self._transaction():
-            done = self._db.execute("select * from effects where key = ?", (key,)).fetchone()
-            if done is not None:
-                if (done["kind"], done["ticket"], done["payload"]) != (kind, ticket, said):
-                    raise Conflict(f"key {key!r}", "was used for another effect")
-                return {**json.loads(done["receipt"]), "repeated": True}
+        with self._lock:
             row = self._row("tickets", "ticket", ticket)
-            now = self._clock.now()
-            # The effect's row comes first: the rows that act writes refer to it.
-            self._db.execute(
-                "insert into effects values (?,?,?,?,'',?)", (key, kind, ticket, said, now)
-            )
-            base = {"key": key, "kind": kind, "ticket": ticket, "done_at": now}
-            receipt = {**base, **act(row), "repeated": False}
-            stored = json.dumps(receipt, ensure_ascii=False)
-            self._db.execute("update effects set receipt = ? where key = ?", (stored, key))
-        return receipt
+        return self.once(key, kind, ticket, payload, lambda: {"ticket": ticket, **act(row)})
 
     def _set_status(self, ticket: str, status: str) -> None:
         self._db.execute("update tickets set status = ? where id = ?", (status, ticket))

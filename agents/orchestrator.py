@@ -36,6 +36,7 @@ from agents.meters import Meters
 from agents.metrics import METRICS_S, Metrics, as_text
 from agents.origins import Known, outside
 from agents.owners import NAME, TIMEOUT_S, Owners
+from agents.packs import Packs
 from agents.people_office import PeopleOffice
 from agents.placement import Placement, Spawn, no_spawn
 from agents.policy import Decision, Policy, Request
@@ -45,6 +46,7 @@ from agents.runs import Runs
 from agents.schedules import Schedules
 from agents.state import RunState
 from agents.toolbox import Toolbox, of_server
+from agents.tools import pack_of
 from agents.turn import Acted, Child
 from agents.turn_queue import PRIORITIES
 from agents.waits import Came
@@ -92,16 +94,24 @@ class Orchestrator(PeopleOffice, AgentOffice):
         clock: Clock | None = None,
         number: int = 0,
         audit: Callable[[SqlJournal], Audit] | None = None,
+        packs: Callable[[], Packs] = Packs,
+        desks: Spawn | None = None,
     ) -> None:
+        """`desks` finds the connector of a pack by its actor's name, or starts it."""
         self._clock = clock or SystemClock()
         self._journal = make_journal()
         self._registry = Registry(self._journal, self._clock)
+        self._packs = packs()
         self._policy = policy()
         self._section = section
         self._thresholds = thresholds
         self._connectors: dict[str, Any] = {}
         self._connector_calls = Link(partial(self._find_connector, names.connector))
         self._server_calls = Link(partial(self._find_connector, names.servers))
+        self._pack_calls = {
+            pack.name: Link(partial(self._find_connector, pack.actor, desks))
+            for pack in self._packs.values()
+        }
         self._toolbox = Toolbox(section.servers)
         self._listener = Listener(partial(performed, self))
         self._owners = Owners(names.orchestrators)
@@ -379,14 +389,17 @@ class Orchestrator(PeopleOffice, AgentOffice):
         facts = facts_for(step.tool, step.args, state, agent, self._thresholds, standing)
         if of_server(step.tool):
             facts |= self._toolbox.facts(step.tool, state.workflow)
-        ticket = str(state.input.get("ticket", ""))
-        return self._policy.decide(Request(step.tool, ticket, facts, state.workflow), settled)
+        facts |= self._packs.facts(step.tool, step.args, state, standing)
+        return self._policy.decide(
+            Request(step.tool, state.subject, facts, state.workflow), settled
+        )
 
     async def _ask(self, tool: str, method: str, *args: Any) -> Any:
         """Call a tool's connector; its own errors come through, a lost or slow one is
         Unavailable."""
         timeout = self._toolbox.timeout_s(tool, self._section.connector_timeout_s)
         calls = self._server_calls if of_server(tool) else self._connector_calls
+        calls = self._pack_calls.get(pack_of(tool), calls)
         try:
             async with asyncio.timeout(timeout):
                 return await calls.do(method, *args)
@@ -395,9 +408,9 @@ class Orchestrator(PeopleOffice, AgentOffice):
         except TimeoutError:
             raise DeadlineExceeded(f"connector {method}", timeout) from None
 
-    def _find_connector(self, name: str) -> Any:
+    def _find_connector(self, name: str, find: Spawn | None = None) -> Any:
         if name not in self._connectors:
-            self._connectors[name] = actor(name)
+            self._connectors[name] = (find or actor)(name)
         return self._connectors[name]
 
 

@@ -58,6 +58,16 @@ class Decision:
         return self.answer in {"allow", "modify"}
 
 
+def read(path: Path) -> tuple[str, str]:
+    """The texts of a policy and of the `.cedarschema` beside it. ConfigError when either is
+    missing."""
+    schema = path.with_suffix(".cedarschema")
+    for file in (path, schema):
+        if not file.is_file():
+            raise ConfigError("agents.policy", str(file), "a file that exists")
+    return path.read_text("utf-8"), schema.read_text("utf-8")
+
+
 class _Loaded:
     """Policies as Cedar's own handles, with our reading of their annotations."""
 
@@ -122,11 +132,7 @@ class Policy:
     @classmethod
     def load(cls, path: Path) -> "Policy":
         """Read `path` and the `.cedarschema` beside it. ConfigError when either is missing."""
-        schema = path.with_suffix(".cedarschema")
-        for file in (path, schema):
-            if not file.is_file():
-                raise ConfigError("agents.policy", str(file), "a file that exists")
-        return cls(path.read_text("utf-8"), schema.read_text("utf-8"), str(path))
+        return cls(*read(path), str(path))
 
     def decide(self, request: Request, settled: Collection[str] = ()) -> Decision:
         """The answer to `request`, with rule and reason. A person has said yes to the `settled`

@@ -10,7 +10,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
@@ -104,6 +104,19 @@ def require_sense(source: str, schema: str) -> None:
             raise Flaw(
                 f"rules that do not contradict: {rules[d].id} denies all that {rules[p].id} allows"
             )
+
+
+def require_own(source: str, principal: str, actions: Collection[str]) -> None:
+    """Flaw unless each rule is about this principal and some of these actions by name: what a
+    workflow brings along says nothing of another's."""
+    for key, policy in _documents(source):
+        id = policy.get("annotations", {}).get("id", key)
+        entity = policy["principal"].get("entity", {})
+        if policy["principal"]["op"] != "==" or entity.get("id") != principal:
+            raise Flaw(f'principal == Agent::"{principal}" in every rule ({id})')
+        named = {e["id"] for e in _actions(policy)}
+        if not named or named - set(actions):
+            raise Flaw(f"actions among {sorted(actions)} in every rule ({id})")
 
 
 def _documents(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

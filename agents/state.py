@@ -103,6 +103,11 @@ class RunState:
         return str(self.input.get("tenant", ""))
 
     @property
+    def subject(self) -> str:
+        """What it is about, as connectors and policy name it: a ticket, a unit, a brief."""
+        return str(self.input.get("ticket") or self.input.get("subject") or "")
+
+    @property
     def status(self) -> Status:
         """Where it stands: `open` runs are queued or being worked on."""
         if self.ended is not None:

@@ -1,10 +1,11 @@
 """The tools that a plan may name: their call form, their arguments, what they do to the world.
 
-Covered: the support desk's tools. A tool's arguments are references or words of a closed list,
-so that text from outside can pick among offered values and never bring one of its own.
+Covered: the support desk's tools, and those that workflow packs register (`agents/packs.py`), which
+are called `PACK.TOOL`. A support tool's arguments are references or words of a closed list, so that
+text from outside can pick among offered values and never bring one of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -22,7 +23,8 @@ class Tool:
     is the tool that takes an effect back, by its key as `of`; `amount` the argument that is money,
     in cents. `control` are the parameters by which it decides for whom, what and how much, each
     with the fields that a value of trusted origin stands under (none: any); None are all of them.
-    `returns` is the label of its receipts: of those that repeat their arguments, UNKNOWN."""
+    `returns` is the label of its receipts: of those that repeat their arguments, UNKNOWN. `facts`
+    are what policy is told of a pack's tool beside the common facts, each with its Cedar type."""
 
     name: str
     parameters: tuple[str, ...]
@@ -33,6 +35,7 @@ class Tool:
     amount: str = ""
     control: Mapping[str, tuple[str, ...]] | None = field(default=None, hash=False)
     returns: Label = UNKNOWN
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def form(self) -> str:
@@ -67,7 +70,7 @@ SERVER_ACTION: Final = "use_tool"
 
 WHOLE_TOTAL: Final = "total"
 
-TOOLS: Final = {
+TOOLS: Final[dict[str, Tool]] = {
     t.name: t
     for t in (
         READ_TICKET, LOOKUP_ACCOUNT, LOOKUP_ORDER, REFUND, REPLY, ESCALATE, ASSIGN, WITHDRAW,
@@ -85,6 +88,17 @@ def support_offers(orders: Sequence[str], amounts: Sequence[str]) -> list[Offer]
     offers.append(Offer(REPLY, {}))
     offers.append(Offer(ESCALATE, {"reason": ESCALATION_REASONS}))
     return offers
+
+
+def register(tools: Iterable[Tool]) -> None:
+    """Make these known in this process. Again is the same as once."""
+    TOOLS.update((tool.name, tool) for tool in tools)
+
+
+def pack_of(tool: str) -> str:
+    """The pack whose tool that is; empty for one of the support desk or of a server."""
+    pack, dot, _ = tool.partition(".")
+    return pack if dot and "/" not in tool else ""
 
 
 def action_of(tool: str) -> str:

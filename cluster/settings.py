@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -329,6 +329,21 @@ class AgentsSection(Section):
     connector_timeout_s: float = Field(10.0, gt=0)
     model_timeout_s: float = Field(30.0, gt=0)
     servers: tuple[ToolServerSection, ...] = ()
+    packs: tuple[str, ...] = Field(
+        (),
+        description="workflows beside the support desk's: names of shipped ones, paths of folders",
+    )
+
+    @property
+    def packs_by_name(self) -> dict[str, str]:
+        """What the packs are called (a folder's pack has the folder's name), and where they are."""
+        return {Path(pack).name: pack for pack in self.packs}
+
+    @field_validator("packs")
+    @classmethod
+    def _packs_are_found_from_everywhere(cls, packs: tuple[str, ...]) -> tuple[str, ...]:
+        # Actors do not stand where the settings were read.
+        return tuple(str(Path(p).expanduser().resolve()) if "/" in p else p for p in packs)
 
     @model_validator(mode="after")
     def _servers_are_distinct(self) -> Self:

@@ -19,7 +19,7 @@ import aiohttp
 import ray
 from ray import serve as ray_serve
 
-from agents.connector import Connector
+from agents.connector import Connector, start_desk
 from agents.facts import Thresholds
 from agents.guarding import KEYS, audit, guard, mint, server_guard
 from agents.host import start_host
@@ -28,7 +28,7 @@ from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
-from agents.policy import Policy
+from agents.packs import load, policy
 from agents.servers import Servers
 from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
@@ -150,6 +150,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         ),
         larger={FILES_PATH: BodyLimit(settings.batches.max_file_bytes + FORM_BYTES, UPLOAD_S)},
         tellers=(remembered,),
+        packs=settings.agents.packs,
     )
     gateway = gateway_application(settings.gateway, settings.models, around)
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
@@ -198,10 +199,12 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
         settings.models, home.resolve(), wiring
     )
+    packs = settings.agents.packs
+    desks = functools.partial(start_desk, settings.agents.packs_by_name, data_dir)
     for number, name in enumerate(names(settings).orchestrators):
         ray.remote(Orchestrator).options(name=name, max_concurrency=1000, **common).remote(
             functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
-            functools.partial(Policy.load, infra_path("policy", settings.agents.policy)),
+            functools.partial(policy, infra_path("policy", settings.agents.policy), packs),
             functools.partial(mint, data_dir, settings.agents.intent_s),
             settings.agents,
             Thresholds(settings.support.min_confidence, settings.support.max_out_of_scope),
@@ -209,6 +212,8 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
             spawn,
             number=number,
             audit=functools.partial(audit, data_dir),
+            packs=functools.partial(load, packs),
+            desks=desks,
         )
 
 

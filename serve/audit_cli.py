@@ -14,7 +14,7 @@ from rich.console import Console
 from agents.audit import Audit, verify_refusals
 from agents.audit_export import MAX_BYTES, export, verify
 from agents.audit_key import AuditKey
-from agents.guarding import AUDIT, REFUSED, SERVERS_REFUSED
+from agents.guarding import AUDIT, refusals
 from agents.noted import note
 from agents.receipts import receipts
 from cluster.errors import InvalidInput
@@ -42,8 +42,7 @@ def audit_verify(
         return
     with opened(settings) as journal:
         found = Audit(journal, _folder(settings), SystemClock()).verify()
-    files = [settings.data_dir.resolve() / name for name in (REFUSED, SERVERS_REFUSED)]
-    counted = [verify_refusals(file) for file in files]
+    counted = [verify_refusals(file) for file in refusals(settings.data_dir.resolve())]
     refused, wrong = sum(n for n, _ in counted), [s for _, said in counted for s in said]
     for sentence in (*found.wrong, *wrong):
         console.print(sentence, markup=False)

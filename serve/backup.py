@@ -27,17 +27,14 @@ from typing import Any, Final
 
 from sqlalchemy.engine import make_url
 
-from agents.guarding import AUDIT, KEYS, REFUSED, SERVERS_REFUSED
+from agents.guarding import AUDIT, KEYS, refusals_of
+from agents.packs import DESK_FILE, FILES, PACKS
 from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
 from cluster.settings import Settings
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-KEPT: Final = (
-    "checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, REFUSED, SERVERS_REFUSED,
-    "servers",
-)  # fmt: skip
-"""Beside the databases: folders and files of the data folder."""
+_KEPT: Final = ("checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, "servers")
 DUMP_LIMIT_S: Final = 3_600.0
 _CHUNK: Final = 1 << 20
 _DESK: Final = "desk.db"
@@ -75,6 +72,9 @@ def databases(settings: Settings) -> dict[str, str]:
         "accounts": settings.accounts.url,
         "batches": settings.batches.url,
         "desk": f"sqlite:///{_DESK}",
+        **{
+            f"pack-{p}": f"sqlite:///{PACKS}/{p}/{DESK_FILE}" for p in settings.agents.packs_by_name
+        },
     }
     first = {url: name for name, url in reversed(urls.items())}
     return {name: url for name, url in urls.items() if first[url] == name}
@@ -92,7 +92,7 @@ def backup(settings: Settings, out: Path, now: float) -> Manifest:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".backup-") as folder:
             parts = Path(folder)
             _dump(settings, parts / "databases")
-            for name in (*KEPT, *_objects(settings)):
+            for name in kept(settings):
                 _copied(data_dir / name, parts / name)
             manifest = Manifest(FORMAT, settings.profile, now, tuple(_listed(parts)))
             if not manifest.parts:
@@ -121,8 +121,9 @@ def restore(settings: Settings, file: Path) -> Manifest:
         # Those that can refuse come first: moving files into an empty folder can't.
         for name, url in sorted(databases(settings).items(), key=lambda d: _is_file(d[1])):
             _put_database(name, url, parts / "databases", data_dir)
-        for name in (*KEPT, *_objects(settings)):
+        for name in kept(settings):
             if (parts / name).exists():
+                (data_dir / name).parent.mkdir(parents=True, exist_ok=True)
                 (parts / name).replace(data_dir / name)
     return manifest
 
@@ -167,6 +168,7 @@ def _put_database(name: str, url: str, parts: Path, data_dir: Path) -> None:
     file = _sqlite_file(url, data_dir)
     kept, dumped = parts / f"{name}.db", parts / f"{name}.pgdump"
     if file is not None and kept.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
         kept.replace(file)
     elif file is None and dumped.exists():
         _run(
@@ -248,11 +250,14 @@ def _places(settings: Settings) -> list[str]:
     """What a restore puts into the data folder."""
     data_dir = settings.data_dir.resolve()
     files = (_sqlite_file(url, data_dir) for url in databases(settings).values())
-    return [*(str(file) for file in files if file), *KEPT, *_objects(settings)]
+    return [*(str(file) for file in files if file), *kept(settings)]
 
 
-def _objects(settings: Settings) -> list[str]:
-    return [] if "://" in settings.batches.objects else [settings.batches.objects]
+def kept(settings: Settings) -> list[str]:
+    """Folders and files of the data folder that are kept beside the databases."""
+    packs = settings.agents.packs_by_name
+    objects = [] if "://" in settings.batches.objects else [settings.batches.objects]
+    return [*_KEPT, *refusals_of(packs), *(f"{PACKS}/{p}/{FILES}" for p in packs), *objects]
 
 
 def _sqlite_file(url: str, data_dir: Path) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 
+from agents.packs import NO_PACKS, Pack
 from cluster.ids import Clock, Ids, SystemClock, SystemIds
 from cluster.settings import GatewaySection
 from serve.admission import Admission
@@ -58,6 +59,7 @@ def build_app(
     names_answers: bool = True,
     larger: Mapping[str, BodyLimit] | None = None,
     heads: Path | None = None,
+    packs: Mapping[str, Pack] = NO_PACKS,
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -66,7 +68,8 @@ def build_app(
     `tenant` is whose the settings' keys are, and who needs none on loopback; `own_key` is the
     stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
     already. `larger` are paths whose bodies may be larger than the section says; `heads` is the
-    folder of quality heads, without which no quality is predicted."""
+    folder of quality heads, without which no quality is predicted; `packs` are the workflows beside
+    the built-in ones, by name."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -84,7 +87,7 @@ def build_app(
         ).routes(),
         TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),
-        *([] if office is None else _agents(office, clock, ids, timeout_s)),
+        *([] if office is None else _agents(office, clock, ids, timeout_s, packs)),
         *(more() for more in extra_routes),
         OperationsRoutes(Readiness(catalog, engines, clock), meter, tellers).routes(),
     ]
@@ -107,6 +110,8 @@ def _books(books: Books) -> list[APIRouter]:
     return [UsageRoutes(books.ledger).routes(), FeedbackRoutes(books.opinions).routes()]
 
 
-def _agents(office: Office, clock: Clock, ids: Ids, timeout_s: float) -> list[APIRouter]:
-    runs = RunRoutes(office, WORKFLOWS, clock, ids)
+def _agents(
+    office: Office, clock: Clock, ids: Ids, timeout_s: float, packs: Mapping[str, Pack]
+) -> list[APIRouter]:
+    runs = RunRoutes(office, WORKFLOWS, clock, ids, packs)
     return [runs.routes(), AgentRoutes(office, runs, ids, timeout_s).routes()]

@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI
 from ray import serve as ray_serve
 
+from agents.packs import load
 from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Clock, SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection, ModelSection
@@ -42,8 +43,8 @@ class Surroundings:
     `directory` is where the engines are listed, `secret` opens them. `data_dir`, absolute, is where
     a SQLite file of the `accounts` lies; `tenant` is the settings' own. `encoder` is (deployment,
     application) of an encoder with `embed(list[str])`; `office` reaches the orchestrators,
-    `tellers` who else has metrics; `extra_routes` are called in the replica. `larger`: see
-    `build_app`."""
+    `tellers` who else has metrics; `extra_routes` are called in the replica. `larger` and
+    `packs` (by their names in the settings): see `build_app`."""
 
     directory: str
     secret: str = field(repr=False)
@@ -55,6 +56,7 @@ class Surroundings:
     tellers: Sequence[Office] = ()
     extra_routes: Sequence[Callable[[], APIRouter]] = ()
     larger: Mapping[str, BodyLimit] = field(default_factory=dict)
+    packs: tuple[str, ...] = ()
 
 
 class Gateway:
@@ -98,6 +100,7 @@ class Gateway:
             larger=around.larger,
             names_answers=False,
             heads=around.data_dir / "router",
+            packs=load(around.packs),
         )
 
     def _engines(self, clock: Clock) -> Engines:

@@ -10,6 +10,7 @@ from ray import serve as ray_serve
 
 from agents.chat import HttpChat
 from agents.host import Workflow
+from agents.packs import PackParts, load
 from agents.turn import Turn
 from agents.workflows import compression, conversation, support, tool, triage
 from cluster.errors import DeadlineExceeded, Unavailable
@@ -23,6 +24,7 @@ from serve.office import Named
 from serve.routes.runs import Office
 
 WORKFLOWS = ("support", "triage", "conversation", conversation.COMPRESSION, "tool")
+"""Those that are no packs."""
 _TIMEOUT_S = 20.0
 
 
@@ -101,11 +103,14 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
         model_timeout_s=limit,
     )
     context = {model.id: model.max_model_len for model in settings.models}
+    packs = load(settings.agents.packs)
+    theirs = PackParts(chat, remote, tiers["planner"], tiers["routine"], limit, SystemClock())
     talk = conversation.Parts(chat, remote, own, SystemClock(), limit, policy, context)
     return {
         "support": functools.partial(support.work, parts=parts),
         "triage": _triage(settings, remote, encoder),
         "tool": tool.work,
+        **{name: functools.partial(pack.worked, parts=theirs) for name, pack in packs.items()},
         "conversation": functools.partial(conversation.work, parts=talk),
         conversation.COMPRESSION: functools.partial(
             compression.work, chat=chat, memory=remote, model=tiers["routine"], policy=policy

@@ -2,7 +2,7 @@
 fork."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import Any, Final, Literal, Protocol
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from agents.events import Event, Priority, RunOptions
+from agents.packs import NO_PACKS, Pack
 from agents.receipts import receipts
 from agents.registry import ScheduleRow
 from agents.specs import NAME, ScheduleSpec
@@ -73,10 +74,15 @@ class ForkRequest(Body):
 
 
 class RunRoutes:
-    """The handlers. Runs are those of the key's tenant; `workflows` are the names there are."""
+    """The handlers. Runs are those of the key's tenant; `workflows` are the built-in ones' names,
+    `packs` the others."""
 
-    def __init__(self, office: Office, workflows: tuple[str, ...], clock: Clock, ids: Ids) -> None:
-        self._office, self._workflows = office, workflows
+    def __init__(
+        self, office: Office, workflows: tuple[str, ...], clock: Clock, ids: Ids,
+        packs: Mapping[str, Pack] = NO_PACKS,
+    ) -> None:  # fmt: skip
+        self._office, self._packs = office, packs
+        self._workflows = (*workflows, *packs)
         self._clock, self._ids = clock, ids
 
     def routes(self) -> APIRouter:
@@ -104,9 +110,9 @@ class RunRoutes:
     async def begin(self, http: Request) -> Response:
         """POST /v1/runs"""
         asked = read(RunRequest, parse_body(await http.body()))
-        self.require_workflow(asked.workflow)
+        given = self.given(asked.workflow, asked.input)
         key = idempotency_key(http, self._ids)
-        agent = asked.agent or f"{asked.workflow}/{key}"
+        agent = asked.agent or self._agent(asked.workflow, given, key)
         require_named("agent", agent)
         deadline = None if asked.deadline_s is None else self._clock.now() + asked.deadline_s
         options = RunOptions(
@@ -114,7 +120,7 @@ class RunRoutes:
             untrusted=tuple(asked.untrusted),
         )  # fmt: skip
         run = await self._office.ask(
-            "submit", tenant_of(http), key, asked.workflow, agent, asked.input, options
+            "submit", tenant_of(http), key, asked.workflow, agent, given, options
         )
         return JSONResponse(
             run_body(await self._own(http, run)),
@@ -238,7 +244,7 @@ class RunRoutes:
     async def schedule(self, http: Request) -> Response:
         """POST /v1/schedules"""
         spec = read(ScheduleSpec, parse_body(await http.body()))
-        self.require_workflow(spec.workflow)
+        spec = spec.model_copy(update={"input": self.given(spec.workflow, spec.input)})
         row = await self._office.ask("schedule", tenant_of(http), spec)
         return JSONResponse(_schedule_body(row), status_code=201)
 
@@ -256,6 +262,19 @@ class RunRoutes:
         """InvalidInput unless there is such a workflow."""
         if name not in self._workflows:
             raise InvalidInput("workflow", name, f"one of {list(self._workflows)}")
+
+    def given(self, workflow: str, given: dict[str, Any]) -> dict[str, Any]:
+        """A run's input as its workflow takes it. InvalidInput unless there is such a workflow and
+        it takes that."""
+        self.require_workflow(workflow)
+        return self._packs[workflow].read(given) if workflow in self._packs else given
+
+    def _agent(self, workflow: str, given: Mapping[str, Any], key: str) -> str:
+        """Who works a run that names no agent. What concerns one subject of a pack is done one run
+        after the other: its agent is the subject's."""
+        of_subject = f"{workflow}/{given.get('subject', '')}"
+        own = workflow in self._packs and bool(given.get("subject")) and NAME.fullmatch(of_subject)
+        return of_subject if own else f"{workflow}/{key}"
 
     async def _act(self, http: Request, run: str, method: str, *args: Any) -> Response:
         """Do it; the run as it is then, or the one that was made of it."""

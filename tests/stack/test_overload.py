@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 STOPS_S = 1.0
 TOLD_S = LOOK_S + POLL_S + 1.0  # the count's own way here: engine, directory, gateway, /metrics
 LONG = {
-    "model": "routine", "stream": True, "max_tokens": 700, "ignore_eos": True,
+    "model": "routine", "stream": True, "max_tokens": 900, "ignore_eos": True, "n": 8,
     "messages": [{"role": "user", "content": "Say all that you know."}],
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_the_engine_stops_within_a_second_of_its_client_leaving(
             answer = leaving.send(request, stream=True)
             assert answer.status_code == 200, answer.read()
             next(answer.iter_bytes())
-            until(lambda: running(http) == 1, 10)
+            until(lambda: running(http) > 0, 10)
             answer.close()
         else:
             request.extensions["timeout"] = {"read": 1.5, "connect": 5, "write": 5, "pool": 5}

@@ -177,7 +177,7 @@ def test_a_reply_that_would_show_a_reference_or_nothing_is_refused(
     with pytest.raises(InvalidInput):
         desk.reply("k", "T-1", text)
     assert desk.sent("T-1") is None
-    assert desk.lookup("k") is None
+    assert desk.find("k") is None
 
 
 EFFECTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[Any, ...], tuple[Any, ...]]] = {
@@ -195,7 +195,7 @@ def test_an_effect_is_done_once_for_its_key(desk: HelpDesk, kind: str) -> None:
     assert (first["kind"], first["ticket"], first["repeated"]) == (kind, "T-1", False)
     counts = desk.counts()
     assert effect(desk, "k", "T-1", *args) == {**first, "repeated": True}
-    assert desk.lookup("k") == first
+    assert desk.find("k") == first
     with pytest.raises(Conflict):
         effect(desk, "k", "T-1", *others)
     assert desk.counts() == counts
@@ -240,7 +240,7 @@ def test_a_refund_of_an_order_that_is_not_the_customers_is_refused(
 ) -> None:
     with pytest.raises(Conflict, match="not an order of this customer"):
         desk.refund("k", "T-1", order, 100)
-    assert desk.lookup("k") is None
+    assert desk.find("k") is None
     assert desk.order("C-2", "LO-20001")["refunded_cents"] == 0
 
 
@@ -294,7 +294,7 @@ def test_an_effect_that_breaks_in_the_middle_leaves_nothing(
     with pytest.raises(sqlite3.OperationalError):
         desk.reply("k", "T-1", "Hello.")
     monkeypatch.undo()
-    assert (desk.sent("T-1"), desk.lookup("k")) == (None, None)
+    assert (desk.sent("T-1"), desk.find("k")) == (None, None)
     assert desk.reply("k", "T-1", "Hello.")["repeated"] is False
 
 
