@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agents import policy as policies
 from agents import rules
@@ -83,13 +83,14 @@ def no_facts(tool: str, args: Mapping[str, Any], run: RunState) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Pack:
-    """A workflow. `input` says what a run of it is given; `work` does one, with that; `desk` opens,
+    """A workflow. `input` is a pydantic model, or a union of them, that says what a run of it is
+    given, its `subject` among it; `work` does one, with that; `desk` opens,
     in the connector, what does its effects, in a folder of its own; `facts` tells policy of a step
     what the tool's `facts` list, from the journal alone."""
 
     name: str
     title: str
-    input: type[BaseModel]
+    input: Any
     tools: tuple[Tool, ...]
     work: Callable[[Turn, Any, PackParts], Awaitable[None]]
     desk: Callable[[Path, Clock], Desk]
@@ -122,11 +123,12 @@ class Pack:
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """A run's input as the pack takes it, with what is left out. InvalidInput that names the
         first field which is wrong."""
-        return self._parsed(given).model_dump(mode="json")
+        parsed: BaseModel = self._parsed(given)
+        return parsed.model_dump(mode="json")
 
-    def _parsed(self, given: Mapping[str, Any]) -> BaseModel:
+    def _parsed(self, given: Mapping[str, Any]) -> Any:
         try:
-            return self.input.model_validate(dict(given))
+            return TypeAdapter(self.input).validate_python(dict(given))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(["input", *(str(part) for part in first["loc"])])
@@ -206,8 +208,6 @@ def _pack(name: str) -> Pack:
         raise ConfigError("agents.packs", name, expected)
     if wrong := [t.name for t in pack.tools if pack_of(t.name) != pack.name]:
         raise ConfigError("agents.packs", wrong, f"tools that are called {pack.name}.SOMETHING")
-    if "subject" not in pack.input.model_fields:
-        raise ConfigError("agents.packs", name, "an input with the field subject")
     return replace(pack, folder=Path(module.__file__).parent)
 
 

@@ -24,6 +24,7 @@ from serve import (
     operator_cli,
     report,
     router_cli,
+    run_cli,
     tools_cli,
     upkeep_cli,
 )
@@ -253,6 +254,7 @@ def _say(text: str) -> None:
 
 
 operator_cli.register(app)
+run_cli.register(app)
 governance_cli.register(app)
 audit_cli.register(app)
 cluster_cli.register(app)

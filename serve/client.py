@@ -9,7 +9,10 @@ Models have the OpenAI clients. Answers are what the API sends, as plain dicts. 
 refuses is raised as `Refused`, with its sentence, code, status and the field at fault.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -21,6 +24,8 @@ from serve.problems import Refused
 
 Answer = dict[str, Any]
 TIMEOUT_S: Final = 180.0
+_PAUSES_S: Final[tuple[float, ...]] = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+"""Before a connection that broke is made again; as often as that in a row."""
 
 
 class Client:
@@ -120,9 +125,48 @@ class Client:
         body = {"content": content, "input": given}
         return await self._ask("POST", f"agents/{_path(agent)}/messages", body, key=key)
 
+    async def begin(self, workflow: str, given: Answer, *, key: str = "", **more: Any) -> Answer:
+        """Begin a run of a workflow, on what it is `given`; the same `key` is the same run. `more`:
+        agent, priority, deadline_s, attempts, untrusted."""
+        body = {"workflow": workflow, "input": given} | more
+        return await self._ask("POST", "runs", body, key=key)
+
     async def run(self, id: str) -> Answer:
         """A run: how it stands, or how it ended."""
         return await self._ask("GET", f"runs/{_part(id)}")
+
+    async def follow(
+        self, id: str, timeout_s: float = TIMEOUT_S, after: int = 0
+    ) -> AsyncIterator[Answer]:
+        """A run's events behind number `after`, as they come, until it has ended or `timeout_s`
+        have passed. A connection that breaks is made again from the last event on."""
+        until = time.monotonic() + timeout_s
+        pauses = _PAUSES_S
+        while (left := until - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    async with self._http.stream(
+                        "GET", f"runs/{_part(id)}/events", params={"after": str(after)}
+                    ) as answer:
+                        if not answer.is_success:
+                            await answer.aread()
+                            _read(answer)
+                        async for line in answer.aiter_lines():
+                            if line.startswith("data: "):
+                                event: Answer = json.loads(line.removeprefix("data: "))
+                                after, pauses = event["seq"], _PAUSES_S
+                                yield event
+                                if event["payload"]["kind"] == "run_ended":
+                                    return
+            except TimeoutError:
+                return
+            except httpx.HTTPError as error:
+                if not pauses:
+                    why = f"no answer from {self._http.base_url} ({type(error).__name__})"
+                    raise Unavailable("the gateway", why) from None
+            # A stream that has an end has one after minutes, too.
+            await asyncio.sleep(pauses[0] if pauses else _PAUSES_S[-1])
+            pauses = pauses[1:]
 
     async def _ask(
         self,

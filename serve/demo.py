@@ -90,7 +90,8 @@ def banking_queue(folder: Path, count: int, seed: int) -> Queue:
 def own_settings(settings: Settings) -> Settings:
     """The demo's settings: its data lie in a folder of their own below the stack's, and its
     workflows are trusted to go by the policy, unless the profile says otherwise."""
-    trusted = {"support": 2, "triage": 2, **settings.agents.autonomy}
+    packs = dict.fromkeys(settings.agents.packs_by_name, 2)
+    trusted = {"support": 2, "triage": 2, **packs, **settings.agents.autonomy}
     agents = settings.agents.model_copy(update={"autonomy": trusted})
     return settings.model_copy(update={"data_dir": settings.data_dir / DEMO, "agents": agents})
 
@@ -106,7 +107,7 @@ def clear_unless_unfinished(own: Settings, queue: Queue) -> bool:
             return True
     except (FileNotFoundError, ValueError):
         pass
-    for name in ("journal.db", "desk.db", "memory.db", "memory-log.db", "memory-exports"):
+    for name in ("journal.db", "desk.db", "memory.db", "memory-log.db", "memory-exports", "packs"):
         for path in folder.glob(f"{name}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)

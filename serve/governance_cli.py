@@ -12,11 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents import autonomy, policy_cases
+from agents import autonomy, packs, policy_cases
 from agents.approvals import Answer, ApprovalRow, Approvals
 from agents.events import ApprovalAnswered, ApprovalAsked, StepDecided
 from agents.evidence import evidence
-from agents.policy import Policy
 from agents.state import fold
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
@@ -39,11 +38,14 @@ def policy_test(
     cases = policy_cases.read(file)
     beside = file.parent / cases.policy if cases.policy else None
     path = beside or infra_path("policy", load(profile).agents.policy)
-    tried = list(policy_cases.tried(Policy.load(path), cases))
+    # Beside a pack's workflow lie its own rules, which stand with the others.
+    pack = [str(file.parent.resolve())] if (file.parent / "workflow.py").is_file() else []
+    tried = list(policy_cases.tried(packs.policy(path, pack), cases))
     wrong = [t for t in tried if t.wrong]
     for case in wrong:
         console.print(f"{case.name}: {case.wrong}: {case.decision.reason}", markup=False)
-    console.print(f"{len(tried)} cases of {path.name}, {len(wrong)} wrong", markup=False)
+    name = f"{file.resolve().parent.name} on {path.name}" if pack else path.name
+    console.print(f"{len(tried)} cases of {name}, {len(wrong)} wrong", markup=False)
     if wrong:
         raise typer.Exit(1)
 

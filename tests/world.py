@@ -19,12 +19,14 @@ import pytest
 from ray.exceptions import RayActorError
 
 from agents.batching import Answer, Call
+from agents.connector import PackConnector
 from agents.events import Event
-from agents.guarding import mint
+from agents.guarding import mint, pack_guard
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import orchestrator_names
+from agents.packs import load
 from agents.policy import Policy
 from agents.state import RunState
 from cluster.errors import Unavailable
@@ -64,6 +66,7 @@ class World:
     def __init__(
         self, folder: Path, workflow: Workflow, section: AgentsSection, **others: Workflow
     ) -> None:
+        self.packs = load(section.packs)
         self.faults: dict[str, list[BaseException]] = {}
         self.trace: list[str] = []
         self.dead = False
@@ -87,13 +90,20 @@ class World:
             Orchestrator(
                 partial(self._journal_of, number), self.load_policy,
                 partial(mint, self.folder, 30.0), self._section,
-                THRESHOLDS, names, number=number,
+                THRESHOLDS, names, number=number, packs=lambda: self.packs,
             )
             for number in range(len(names.orchestrators))
         ]  # fmt: skip
         self.orchestrator = self.orchestrators[0]
         self._actors = dict(zip(names.orchestrators, self.orchestrators, strict=True))
         self._actors["connector"] = self.connector
+        for name, pack in zip(self._section.packs, self.packs.values(), strict=True):
+            guarded = partial(pack_guard, self.folder, pack.name)
+            self._actors[pack.actor] = PackConnector(name, self.folder, guarded)
+
+    def desk(self, pack: str) -> Any:
+        """That of a pack's connector."""
+        return self._actors[self.packs[pack].actor]._desk
 
     def open_connector(self) -> Any:
         """What does the effects."""
@@ -101,7 +111,7 @@ class World:
 
     def load_policy(self) -> Any:
         """What decides."""
-        return policy()
+        return self.packs.policy(POLICY) if self.packs else policy()
 
     @property
     def journal(self) -> "PointedJournal":
@@ -164,6 +174,8 @@ class World:
             await orchestrator.close()
             journal.close()
         self.connector._desk.close()
+        for pack in self.packs.values():
+            self._actors[pack.actor]._desk.close()
 
 
 class Worlds:

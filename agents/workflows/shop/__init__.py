@@ -1,0 +1,1 @@
+"""Shop operations: product copy from attributes, price experiments, returns."""
