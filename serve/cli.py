@@ -21,6 +21,7 @@ from serve import (
     governance_cli,
     keys_cli,
     mcp_cli,
+    new_cli,
     operator_cli,
     report,
     router_cli,
@@ -43,6 +44,7 @@ app.add_typer(intents, name="intents")
 app.add_typer(memory, name="memory")
 app.add_typer(distill, name="distill")
 app.add_typer(batch, name="batch")
+app.add_typer(new_cli.new, name="new")
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")

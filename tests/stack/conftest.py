@@ -18,6 +18,8 @@ from typing import Any
 import openai
 import pytest
 
+from cluster.settings import AgentsSection
+from serve.new_cli import make
 from serve.running import is_free, read
 
 START_LIMIT_S = 420.0
@@ -48,7 +50,10 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     home = tmp_path_factory.mktemp("stack")
     report = home / "report.json"
-    with served(home, "demo", "--report", str(report)) as stack:
+    # A workflow as the guide has a user make it, beside the shipped ones.
+    packs = json.dumps([*AgentsSection().packs, str(make("reminders", home))])
+    words = ("demo", "--report", str(report))
+    with served(home, *words, MAINSPRING_AGENTS__PACKS=packs) as stack:
         assert report.exists()
         yield replace(stack, report=json.loads(report.read_text("utf-8")))
 

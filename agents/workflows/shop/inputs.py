@@ -129,5 +129,9 @@ Asked = Annotated[
     | Annotated[Price, Tag("price")]
     | Annotated[Look, Tag("look")]
     | Annotated[Return, Tag("return")],
-    Discriminator(_task),
+    Discriminator(
+        _task,
+        custom_error_type="task",
+        custom_error_message="a task: round, put, sale, copy, price, look or return",
+    ),
 ]

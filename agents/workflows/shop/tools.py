@@ -33,7 +33,6 @@ START: Final = Tool(
     facts={
         **_PRICE,
         "now_cents": "Long",       # today's price
-        "step_permille": "Long",   # how far from it the other one is
         "running": "Bool",         # an experiment with this product goes on
         "needed": "Long",          # visitors in each arm
     },

@@ -65,12 +65,16 @@ async def _round(turn: Turn, asked: inputs.Round, parts: PackParts) -> None:
     ended = await turn.children("work", children) if children else []
     rows = [
         {"task": task, "subject": sku, "run": e["run"], "decision": e["decision"],
-         "reason": e["reason"]}
+         "reason": e["reason"], "usd": sum(u.get("cost_usd", 0.0) for u in _usage(e))}
         for (task, sku), e in zip(wanted, ended or [], strict=False)
     ]  # fmt: skip
     left = len(wanted) - len(children)
     reason = f"{len(rows)} done" + (f", {left} left for the next round" if left else "")
     await turn.end("done", reason, {"done": rows, "left": left, "usage": []})
+
+
+def _usage(ended: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list((ended["result"] or {}).get("usage", []))
 
 
 async def _put(turn: Turn, asked: inputs.Put, parts: PackParts) -> None:
@@ -224,10 +228,8 @@ def _price_facts(
     if tool == "adopt":
         ending = str(run.phases.get("verdict", {}).get("ending", "go on"))
         return told | {"price_cents": int(experiment.get("new_cents", 0)), "ending": ending}
-    now, wanted = told["price_cents"], int(args["price_cents"])
-    step = abs(wanted - now) * 1000 // now if now else 1000
     return told | {
-        "price_cents": wanted, "now_cents": now, "step_permille": step,
+        "price_cents": int(args["price_cents"]), "now_cents": told["price_cents"],
         "running": bool(experiment), "needed": int(args["needed"]),
     }  # fmt: skip
 

@@ -1,0 +1,55 @@
+"""The workflow commands on the live stack: the shop's, and one that the guide has a user make."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.stack.conftest import Demo
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+LIMIT_S = 60.0
+
+
+def _run(demo: Demo, workflow: str, *fields: str, status: int = 0) -> dict[str, Any]:
+    began = time.monotonic()
+    words = [word for field in fields for word in ("--set", field)]
+    done = demo.mainspring("run", workflow, *words, "--json")
+    assert done.returncode == status, done.stdout + done.stderr
+    assert time.monotonic() - began < LIMIT_S
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_a_round_of_the_shop_writes_what_is_open_in_under_a_minute(demo: Demo) -> None:
+    ended = _run(demo, "shop")
+    assert (ended["decision"], ended["reason"]) == ("done", "12 done")
+    assert {row["decision"] for row in ended["result"]["done"]} == {"written"}
+
+
+def test_a_unit_comes_back_once_and_the_second_time_is_refused(demo: Demo) -> None:
+    fields = ("task=return", "subject=LAMP-01", "order=LO-48213", "unit=LAMP-01-1000")
+    ended = _run(demo, "shop", *fields, "condition=unopened")
+    assert ended["decision"] == "returned"
+    assert all(effect["state"] == "DONE" for effect in ended["effects"])
+    again = _run(demo, "shop", *fields, "condition=unopened", status=1)
+    assert again["decision"] == "denied"
+
+
+def test_a_workflow_that_a_user_made_runs_beside_the_shipped_ones(demo: Demo) -> None:
+    ended = _run(demo, "reminders", "subject=ann", "about=the invoice is due on Friday")
+    assert ended["decision"] == "sent"
+    assert "the invoice is due on Friday" in ended["result"]["text"]
+
+
+def test_what_a_workflow_does_not_take_is_refused_by_its_field(demo: Demo) -> None:
+    body = {"workflow": "shop", "input": {"task": "price", "subject": "RUG-01", "price_cents": 0}}
+    answer = httpx.post(f"{demo.url}/v1/runs", json=body, timeout=30)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input.price.price_cents"
+    done = demo.mainspring("run", "shop", "--set", "task=price", "--set", "subject=RUG-01")
+    assert done.returncode == 1
+    assert "input.price.price_cents" in done.stderr
