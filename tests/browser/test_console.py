@@ -1,6 +1,7 @@
 """The console in a real browser: headless Chromium over the whole app, in both themes and at a
 phone's width."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from cluster.settings import AgentsSection, ApprovalsSection
 from serve.keys import digest_of
 from tests.fakes import ticket
+from tests.proxies import proxied
 from tests.unit.test_approvals import ASKED, TICKET, pay
 from tests.whole import served
 from tests.world import World
@@ -135,15 +137,8 @@ def test_an_approval_is_narrowed_from_the_keyboard(
     console: tuple[str, World], chrome: Chrome
 ) -> None:
     url, _ = console
-    for row in httpx.get(f"{url}/v1/approvals").json()["data"]:
-        httpx.post(f"{url}/v1/approvals/{row['id']}/deny", json={"by": "tidy"}).raise_for_status()
-    id = asks(url, "by-key")
-    opened(chrome, url, "approvals")
-    until(chrome, lambda: f"{ASKED / 100:.2f} EUR" in text_of(chrome))
-    name = chrome.find_element(By.CSS_SELECTOR, "input[autocomplete=name]")
-    name.clear()
-    name.send_keys("ann")
-    chrome.find_element(By.TAG_NAME, "h1").click()
+    (id,) = awaited(chrome, url, "by-key")
+    assert f"{ASKED / 100:.2f} EUR" in text_of(chrome)
     body = chrome.switch_to.active_element
     body.send_keys("n")
     chrome.switch_to.active_element.send_keys("30", Keys.ENTER)
@@ -151,6 +146,98 @@ def test_an_approval_is_narrowed_from_the_keyboard(
     row = httpx.get(f"{url}/v1/approvals/{id}").json()
     assert (row["state"], row["at_most_cents"]) == ("narrowed", 3000)
     assert row["answered_by"].endswith("/ann")
+
+
+def denied(url: str) -> None:
+    """Nothing waits."""
+    for row in httpx.get(f"{url}/v1/approvals?limit=100").json()["data"]:
+        httpx.post(f"{url}/v1/approvals/{row['id']}/deny", json={"by": "tidy"}).raise_for_status()
+
+
+def awaited(chrome: Chrome, url: str, *keys: str) -> list[str]:
+    """The page of what waits: a question of each of these keys and nothing else, by Ann; ids in
+    the order of the page."""
+    denied(url)
+    for key in keys:
+        asks(url, key)
+    opened(chrome, url, "approvals")
+    until(chrome, lambda: len(listed(chrome)) == len(keys))
+    name = chrome.find_element(By.CSS_SELECTOR, "input[autocomplete=name]")
+    name.clear()
+    name.send_keys("ann")
+    chrome.find_element(By.TAG_NAME, "h1").click()
+    return listed(chrome)
+
+
+def listed(chrome: Chrome) -> list[str]:
+    script = "return [...document.querySelectorAll('li[data-id]')].map((one) => one.dataset.id)"
+    return list(chrome.execute_script(script))  # type: ignore[no-untyped-call]
+
+
+def chosen(chrome: Chrome) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll('li[data-id][aria-current=true]')]"
+        ".map((one) => one.dataset.id)"
+    )
+    return list(chrome.execute_script(script))  # type: ignore[no-untyped-call]
+
+
+def pressed(chrome: Chrome, key: str, held: bool = False) -> None:
+    given = {
+        "type": "keyDown", "key": key, "text": key, "code": f"Key{key.upper()}",
+        "windowsVirtualKeyCode": ord(key.upper()), "autoRepeat": held,
+    }  # fmt: skip
+    chrome.execute_cdp_cmd("Input.dispatchKeyEvent", given)
+
+
+def test_a_held_key_is_one_answer(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    first, second, third = awaited(chrome, url, "held-1", "held-2", "held-3")
+    pressed(chrome, "a")
+    while len(listed(chrome)) == 3:
+        pressed(chrome, "a", held=True)
+    until(chrome, lambda: chosen(chrome) == [second])
+    for _ in range(5):
+        pressed(chrome, "a", held=True)
+    pressed(chrome, "d")  # a press of its own
+    until(chrome, lambda: listed(chrome) == [third])
+    states = {id: httpx.get(f"{url}/v1/approvals/{id}").json()["state"] for id in (first, second)}
+    assert states == {first: "approved", second: "denied"}
+
+
+def test_a_new_approval_moves_neither_the_selection_nor_what_is_typed(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    _, second = awaited(chrome, url, "stays-1", "stays-2")
+    pressed(chrome, "j")
+    assert chosen(chrome) == [second]
+    pressed(chrome, "n")
+    chrome.switch_to.active_element.send_keys("12")
+    asks(url, "stays-3")
+    until(chrome, lambda: len(listed(chrome)) == 3)
+    assert chosen(chrome) == [second]
+    chrome.switch_to.active_element.send_keys(".5", Keys.ENTER)
+    until(chrome, lambda: len(listed(chrome)) == 2)
+    row = httpx.get(f"{url}/v1/approvals/{second}").json()
+    assert (row["state"], row["at_most_cents"]) == ("narrowed", 1250)
+
+
+def test_when_somebody_else_answers_the_chosen_one_no_other_is_chosen_instead(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, _ = console
+    first, second, third = awaited(chrome, url, "else-1", "else-2", "else-3")
+    pressed(chrome, "j")
+    httpx.post(f"{url}/v1/approvals/{second}/deny", json={"by": "bob"}).raise_for_status()
+    until(chrome, lambda: len(listed(chrome)) == 2)
+    assert chosen(chrome) == []
+    pressed(chrome, "a")
+    pressed(chrome, "j")
+    assert chosen(chrome) == [third]
+    pressed(chrome, "d")
+    until(chrome, lambda: listed(chrome) == [first])
+    assert httpx.get(f"{url}/v1/approvals/{third}").json()["state"] == "denied"
 
 
 def test_the_second_of_two_who_decide_reads_who_was_first(
@@ -174,6 +261,26 @@ def test_a_run_is_followed_to_its_end(console: tuple[str, World], chrome: Chrome
     until(chrome, lambda: "asked about pay" in text_of(chrome))
     httpx.post(f"{url}/v1/approvals/{id}/approve", json={"by": "ann"}).raise_for_status()
     until(chrome, lambda: "Result" in text_of(chrome) and "paid" in text_of(chrome))
+
+
+def test_a_run_is_followed_over_a_broken_stream(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    id = asks(url, "broken")
+    run = httpx.get(f"{url}/v1/approvals/{id}").json()["run"]
+    with proxied(url) as proxy:
+        opened(chrome, proxy.url, f"runs/{run}")
+        until(chrome, lambda: "asked about pay" in text_of(chrome))
+        until(chrome, lambda: any(f"/v1/runs/{run}/events" in head for head in proxy.heads))
+        proxy.cut()
+        until(chrome, lambda: "Reconnecting in" in text_of(chrome))
+        until(chrome, lambda: "answered 503" in text_of(chrome))
+        httpx.post(f"{url}/v1/approvals/{id}/approve", json={"by": "ann"}).raise_for_status()
+        proxy.heads.clear()
+        proxy.mend()
+        until(chrome, lambda: "Result" in text_of(chrome) and "paid" in text_of(chrome))
+        assert "Reconnecting" not in text_of(chrome)
+        again = [head for head in proxy.heads if f"/v1/runs/{run}/events" in head]
+        assert re.search(r"last-event-id: [1-9]", again[-1], re.IGNORECASE)
 
 
 def test_a_conversation_streams_with_its_route_and_price(

@@ -1,7 +1,9 @@
 // The one way to the API. The key lives as long as the tab does, and goes out in a header only.
 
 const KEY = "mainspring-key";
-const RETRY_MS = 1000;
+const RETRY_MS = 500;
+const RETRY_MOST_MS = 15000;
+const SILENCE_MS = 45000; // the gateway says something every 15 s
 
 export class Refused extends Error {
   constructor(status, body) {
@@ -54,13 +56,14 @@ export async function send(path, { method = "GET", body, signal, more } = {}) {
 export const get = async (path, signal) => (await send(path, { signal })).json();
 export const post = async (path, body, signal) => (await send(path, { method: "POST", body, signal })).json();
 
-// The events of a stream, as {id, event, data}.
-export async function* events(answer) {
+// The events of a stream, as {id, event, data}; `heard` is told of every piece that comes.
+export async function* events(answer, heard = () => {}) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
+    heard();
     text += value;
     const parts = text.split("\n\n");
     text = parts.pop();
@@ -75,21 +78,50 @@ export async function* events(answer) {
   }
 }
 
-// Follows a stream over lost connections, from the event that came last.
-export async function follow(path, signal, on, over) {
+// Whether asking again can not help: what a 4xx says stays so, but for a key that came too often.
+const final = (error) => error instanceof Refused && error.status < 500 && error.status !== 408 && error.status !== 429;
+
+// Follows a stream over lost connections, from the event that came last. `told.on` gets each event,
+// `told.lost` why and for how many ms it waits, `told.live` that the stream is there (again).
+export async function follow(path, signal, told, over) {
   let last = "0";
+  let failed = 0;
   while (!signal.aborted && !over()) {
+    const silent = new AbortController(); // a connection can be gone without a word
+    let timer = null;
+    const heard = () => { clearTimeout(timer); timer = setTimeout(() => silent.abort(), SILENCE_MS); };
+    let why = "";
     try {
-      const answer = await send(path, { signal, more: { "last-event-id": last } });
-      for await (const event of events(answer)) {
+      heard();
+      const answer = await send(path, { signal: AbortSignal.any([signal, silent.signal]), more: { "last-event-id": last } });
+      failed = 0;
+      told.live();
+      for await (const event of events(answer, heard)) {
         last = event.id || last;
-        on(event);
+        told.on(event);
       }
     } catch (error) {
-      if (signal.aborted || error instanceof Refused) return;
+      if (signal.aborted) return;
+      if (final(error)) throw error;
+      why = silent.signal.aborted ? "nothing came for too long" : error.message;
+    } finally {
+      clearTimeout(timer);
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    if (over()) return;
+    const wait = Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** failed) * (0.75 + 0.5 * Math.random());
+    failed = why ? failed + 1 : 0;
+    if (why) told.lost(why, wait);
+    await pause(wait, signal);
   }
+}
+
+// Some time, or less when the page is left.
+export function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const done = () => { clearTimeout(timer); signal.removeEventListener("abort", done); resolve(); };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+  });
 }
 
 // Prometheus' text as [{name, labels, value}].

@@ -11,17 +11,21 @@ export async function approvals(place, signal) {
   const hint = h("p", { class: "soft" }, h("kbd", {}, "j"), " ", h("kbd", {}, "k"), " to choose, ", h("kbd", {}, "Enter"), " for the evidence, ",
     h("kbd", {}, "a"), " approves, ", h("kbd", {}, "n"), " approves less, ", h("kbd", {}, "d"), " denies");
   place.append(h("div", { class: "row" }, field("Your name, kept with each answer", who)), hint, list);
+  const answering = new Set();
   let rows = [];
-  let chosen = "";
+  let chosen = null; // an id, "" for none; null until something is there
+  let at = 0; // where the chosen one is, or was
 
   function mark() {
     for (const item of list.children) item.setAttribute("aria-current", String(item.dataset.id === chosen));
   }
   function choose(step) {
-    const at = rows.findIndex((row) => row.id === chosen);
-    const next = rows[Math.min(rows.length - 1, Math.max(0, at + step))];
+    // Behind one that is gone the next one is where it was.
+    const to = chosen ? at + step : at;
+    const next = rows[Math.min(rows.length - 1, Math.max(0, to))];
     if (!next) return;
     chosen = next.id;
+    at = rows.indexOf(next);
     mark();
     list.querySelector(`[data-id="${CSS.escape(chosen)}"]`)?.scrollIntoView({ block: "nearest" });
   }
@@ -30,10 +34,13 @@ export async function approvals(place, signal) {
       who.focus();
       return notice("Say who you are first: the answer is kept with your name.");
     }
+    if (answering.has(row.id)) return;
+    answering.add(row.id);
     try {
       const done = await post(`/v1/approvals/${row.id}/${verb}`, { by: who.value.trim(), ...more });
       notice(`${row.tool}: ${done.state}`);
     } catch (error) {
+      answering.delete(row.id);
       notice(error.message); // of two who answer, the second one reads who was first
     }
     await draw();
@@ -61,14 +68,28 @@ export async function approvals(place, signal) {
   async function draw() {
     const found = (await get("/v1/approvals?limit=100", signal)).data;
     if (found.map((r) => r.id).join() === rows.map((r) => r.id).join() && list.hasChildNodes()) return;
-    const there = new Map([...list.children].map((element) => [element.dataset.id, element]));
+    const gone = chosen && !found.some((row) => row.id === chosen);
     rows = found;
-    if (!rows.some((row) => row.id === chosen)) chosen = rows[0]?.id ?? "";
-    list.replaceChildren(...(rows.length ? rows.map((row) => there.get(row.id) ?? item(row)) : [h("li", { class: "soft" }, "Nothing waits.")]));
+    if (gone && !answering.has(chosen)) {
+      notice("The chosen one was answered elsewhere or ran out; none is chosen now.");
+      chosen = rows.length ? "" : null;
+    } else if (gone || chosen === null) {
+      chosen = rows[Math.min(at, rows.length - 1)]?.id ?? null;
+    }
+    arrange();
+    at = chosen ? rows.findIndex((row) => row.id === chosen) : at;
     mark();
   }
+  // What is there already is not touched: whoever types in it, or reads it, goes on.
+  function arrange() {
+    const there = new Map([...list.children].map((element) => [element.dataset.id, element]));
+    const wanted = rows.length ? rows.map((row) => there.get(row.id) ?? item(row)) : [h("li", { class: "soft" }, "Nothing waits.")];
+    for (const element of there.values()) if (!wanted.includes(element)) element.remove();
+    wanted.forEach((element, i) => { if (list.children[i] !== element) list.insertBefore(element, list.children[i] ?? null); });
+  }
   document.addEventListener("keydown", (event) => {
-    if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+    // A held key repeats itself: one press is one answer.
+    if (event.repeat || event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
     const row = rows.find((one) => one.id === chosen);
     if (event.key === "j") choose(1);
     else if (event.key === "k") choose(-1);

@@ -1,5 +1,7 @@
 // Ask again every so often, until the page is left; a failure is shown and does not end it.
 
+import { pause } from "./api.js";
+
 export async function every(ms, signal, place, draw) {
   let alert = null;
   while (!signal.aborted) {
@@ -15,9 +17,6 @@ export async function every(ms, signal, place, draw) {
       alert.textContent = error.message;
       place.prepend(alert);
     }
-    await new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
-    });
+    await pause(ms, signal);
   }
 }

@@ -1,4 +1,4 @@
-import { follow, get, post } from "./api.js";
+import { follow, get, pause, post } from "./api.js";
 import { ago, choice, field, h, notice, pairs, said, seconds, shown, table, usd, when } from "./dom.js";
 import { every } from "./poll.js";
 
@@ -31,9 +31,9 @@ export async function run(place, signal, id) {
   const facts = h("div", {});
   const acts = h("div", { class: "row" });
   const line = h("div", {});
-  place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), facts, acts, line);
+  const link = h("p", { class: "warn", role: "status" });
+  place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), link, facts, acts, line);
   let over = false;
-  let drawing = null;
 
   const act = (verb, label, tone) => h("button", { type: "button", class: tone, onclick: async () => {
     try {
@@ -62,8 +62,30 @@ export async function run(place, signal, id) {
       ...(state.result ? [h("h2", {}, "Result"), shown(state.result)] : []),
     );
   }
-  // Events tell that something moved; many at once are one look.
-  const moved = () => { drawing ??= setTimeout(async () => { drawing = null; await draw().catch(() => {}); }, 150); };
+  // Events tell that something moved; many at once are one look, and a look that failed is repeated.
+  let wanted = false;
+  let looking = null;
+  const moved = () => { wanted = true; looking ??= look(); };
+  async function look() {
+    for (let soon = 150; wanted && !signal.aborted; soon = wanted ? 2000 : 150) {
+      await pause(soon, signal);
+      wanted = false;
+      await draw().catch(() => { wanted = true; });
+    }
+    looking = null;
+  }
+  let lost = false;
   await draw();
-  await follow(`${path}/events`, signal, moved, () => over);
+  await follow(`${path}/events`, signal, {
+    on: moved,
+    lost: (why, ms) => {
+      lost = true;
+      link.textContent = `The connection is lost (${why}). Reconnecting in ${seconds(ms / 1000)}.`;
+    },
+    live: () => {
+      link.textContent = "";
+      if (lost) moved();
+      lost = false;
+    },
+  }, () => over);
 }
