@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from agents.chat import Completion
+from agents.chat import Chat, Completion
 from agents.events import (
     EffectDone,
     EffectFailed,
@@ -24,6 +24,7 @@ from agents.events import (
     RunStarted,
     StepDecided,
     WaitBegun,
+    WaitEnded,
 )
 from agents.facts import Standing, Thresholds, facts_for
 from agents.memories import Memories
@@ -86,9 +87,9 @@ class Rehearsal:
     def __init__(
         self, pack: Pack, folder: Path, *, answers: Sequence[str | Exception] = (),
         says: Mapping[str, bool] | None = None, signals: Mapping[str, Any] | None = None,
-        autonomy: int = 2, clock: Clock | None = None,
+        autonomy: int = 2, clock: Clock | None = None, chat: Chat | None = None,
     ) -> None:  # fmt: skip
-        """`folder` is empty, or another rehearsal's."""
+        """`folder` is empty, or another rehearsal's. `chat` takes the place of the script."""
         self._clock = clock or SystemClock()
         self._packs = Packs([pack])
         self._pack = pack
@@ -98,7 +99,7 @@ class Rehearsal:
         self.desk: Any = pack.desk(folder / PACKS / pack.name, self._clock)
         self.chat, self.memory = Script(list(answers)), Remembered()
         memory = cast(Memories, self.memory)
-        self.parts = PackParts(self.chat, memory, "planner", "routine", 5.0, self._clock)
+        self.parts = PackParts(chat or self.chat, memory, "planner", "routine", 5.0, self._clock)
         self.runs = 0
         self.events: list[Event] = []
         self.asked: list[str] = []
@@ -167,12 +168,13 @@ class Rehearsal:
 
     async def wait(self, run_id: str, epoch: int, wait: WaitBegun) -> Came | None:
         """See `agents.turn.Office`. A timer is over; a signal comes if the rehearsal has it."""
-        if wait.awaited == "timer":
-            return Came()
-        if wait.signal in self._signals:
-            return Came({"value": self._signals[wait.signal], "by": "rehearsal"})
         await self.append(run_id, epoch, [wait])
-        return None
+        sent = wait.signal in self._signals
+        if wait.awaited != "timer" and not sent:
+            return None
+        value = {"value": self._signals[wait.signal], "by": "rehearsal"} if sent else None
+        await self.append(run_id, epoch, [WaitEnded(step=wait.step, value=value)])
+        return Came(value)
 
     async def spawn(
         self, run_id: str, epoch: int, step: str, children: Sequence[Child]

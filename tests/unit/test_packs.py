@@ -2,13 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agents import packs, policy_cases
 from agents.packs import COMMON, RATES, load
+from agents.rehearsal import Script
 from agents.state import AgentState, RunState
 from agents.tools import pack_of
+from benchmarks import shop as evaluated
 from cluster.errors import ConfigError
 from cluster.settings import AgentsSection
 from tests.fakes import POLICY, THRESHOLDS, TRUSTED
@@ -70,6 +73,14 @@ def test_the_shipped_packs_policies(name: str) -> None:
     decided = {t.decision.rule for t in tried}
     rules = {line.split('"')[1] for line in loaded[name].rules.splitlines() if "@id" in line}
     assert rules <= decided
+
+
+@pytest.mark.parametrize("case", evaluated.cases(), ids=lambda case: str(case["name"]))
+async def test_the_shops_evaluation_set_without_a_model(
+    case: dict[str, Any], tmp_path: Path
+) -> None:
+    told = await evaluated.tried(case, tmp_path, Script([]))
+    assert (told.wrong, told.invented) == ("", 0)
 
 
 def test_all_shipped_packs_stand_beside_the_shipped_policy() -> None:

@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class ShopifySection(_Section):
     """A shop at Shopify; `token_env` is the environment variable that holds its access token."""
 
-    url: str = Field(pattern=r"^https?://\S+[^/]$")
+    url: str = Field(pattern=r"^https?://\S*[^/\s]$")
     token_env: str
     location: int
 
@@ -42,7 +42,7 @@ class ShopifySection(_Section):
 class StripeSection(_Section):
     """An account at Stripe; `key_env` is the environment variable that holds its secret key."""
 
-    url: str = Field("https://api.stripe.com", pattern=r"^https?://\S+[^/]$")
+    url: str = Field("https://api.stripe.com", pattern=r"^https?://\S*[^/\s]$")
     key_env: str
 
 
