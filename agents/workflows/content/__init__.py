@@ -1,0 +1,1 @@
+"""The workflow `content`: a brief becomes a published piece; what that had, guides the next."""
