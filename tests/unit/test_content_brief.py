@@ -123,7 +123,7 @@ def test_a_fact_names_the_thing(fact: str, named: bool) -> None:
 @pytest.mark.parametrize(
     ("fact", "kind"),
     [
-        ("The oak lamp is made of solid oak.", "material"),
+        ("The oak lamp is made of solid pine.", "material"),
         ("The oak lamp costs 49.90 EUR.", "price"),
         ("The oak lamp is $20 now.", "price"),
         ("Delivery of the oak lamp costs 4.90 EUR.", "delivery"),
@@ -140,7 +140,7 @@ def test_a_fact_names_the_thing(fact: str, named: bool) -> None:
     ],
 )
 def test_a_fact_has_a_kind(fact: str, kind: str) -> None:
-    assert kind_of(fact) == kind
+    assert kind_of(fact, "oak lamp") == kind
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class ContentDesk(SqliteDesk):
         super().__init__(folder / DESK_FILE, clock, _SCHEMA)
         files = folder / FILES
         files.mkdir(parents=True, exist_ok=True)
-        self._services = services.read(files)
+        self._services = services.read(folder)
         self._publisher = publisher(self._services.publish, files)
 
     def perform(self, tool: str, key: str, subject: str, args: dict[str, Any]) -> Receipt:

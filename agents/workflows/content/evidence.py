@@ -26,7 +26,7 @@ _ORDERS: Final = re.compile(
     r"|prompt|above|previous|everything)\b"
     r"|^\s*(?:system|admin|assistant|instruction|developer|user)\s*:"
     r"|\b(?:note to|dear|hey|attention)\b.{0,8}\b(?:ai|model|assistant|bot)\b|^\s*(?:ai|model)\s*,"
-    r"|\byou are now\b|\b(?:new|secret|hidden) (?:rule|instruction|order)\b"
+    r"|\byou are now\b|\b(?:new|secret|hidden) (?:rule|instruction|order)s?\s*:"
     r"|^\s*(?:please )?(?:write|say|post|print|answer|reply|copy|output)\b.{0,60}"
     r"\b(?:that|this|only|your|yes|these)\b"
     r"|\bdo not (?:use|follow|write|mention)\b.{0,30}\b(?:brief|evidence|rules|about)\b"
@@ -106,10 +106,10 @@ class LeftOut:
         return {"line": self.line, "text": self.text[:160], "why": self.why}
 
 
-def facts_of(text: str, sources: int = 0) -> tuple[list[Fact], list[LeftOut]]:
-    """The facts of a brief's body, numbered F1, F2, ... in its order, and the lines that are none.
-    Empty lines and headings (#) are no lines. InvalidInput for more than MAX_FACTS, and for one
-    that names a source beyond the `sources` that there are."""
+def facts_of(text: str, sources: int = 0, thing: str = "") -> tuple[list[Fact], list[LeftOut]]:
+    """The facts of a brief's body about `thing`, numbered F1, F2, ... in its order, and the lines
+    that are none; empty ones and headings (#) do not count. InvalidInput for more than MAX_FACTS,
+    and for one that names a source beyond the `sources` that there are."""
     facts: list[Fact] = []
     left: list[LeftOut] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -125,15 +125,17 @@ def facts_of(text: str, sources: int = 0) -> tuple[list[Fact], list[LeftOut]]:
             elif part.casefold() in {fact.text.casefold() for fact in facts}:
                 left.append(LeftOut(number, part, "said twice"))
             elif any(c.isalpha() for c in part):
-                facts.append(Fact(f"F{len(facts) + 1}", number, part, kind_of(part), source))
+                facts.append(Fact(f"F{len(facts) + 1}", number, part, kind_of(part, thing), source))
     if len(facts) > MAX_FACTS:
         raise InvalidInput("input.text", f"{len(facts)} facts", f"at most {MAX_FACTS}, one a line")
     return facts, left
 
 
-def kind_of(text: str) -> str:
-    """What a fact tells, by its words; OTHER when they tell nothing."""
-    said = [word.lower() for word in _WORD.findall(_MONEY.sub(" price ", text))]
+def kind_of(text: str, thing: str = "") -> str:
+    """What a fact tells, by its words other than the thing's name; OTHER when they tell nothing."""
+    name = words_of(thing)
+    words = (word.lower() for word in _WORD.findall(_MONEY.sub(" price ", text)))
+    said = [word for word in words if _singular(word) not in name]
     return next((kind for kind in _WORDS if _has(said, kind)), OTHER)
 
 

@@ -1,6 +1,6 @@
-"""What the desk of `content` may reach in the world, as content.yaml among its files says.
+"""What the desk of `content` may reach, as DATA_DIR/packs/content/content.yaml says.
 
-publish:                       # without this part: a folder, FILES/published
+publish:                       # without this part: the folder files/published there
   to: git                      # or folder, or wordpress
   repository: /srv/site        # git: a clone; pieces go to its `folder`
   folder: posts

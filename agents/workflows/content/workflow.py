@@ -52,8 +52,8 @@ async def work(turn: Turn, brief: Brief, parts: PackParts) -> None:
     """Bring a brief to its end."""
     if brief.task == "engagement":
         return await _engage(turn, brief)
-    facts, left = facts_of(brief.text, len(brief.sources))
     thing = brief.about or about(brief.topic)
+    facts, left = facts_of(brief.text, len(brief.sources), thing)
     found = await turn.act("discover", DISCOVER.name, {})
     if found.receipt is None:
         return await turn.end("failed", f"no look at the desk: {_why(found)}", {})
