@@ -330,7 +330,7 @@ class AgentsSection(Section):
     model_timeout_s: float = Field(30.0, gt=0)
     servers: tuple[ToolServerSection, ...] = ()
     packs: tuple[str, ...] = Field(
-        ("shop",),
+        ("content", "shop"),
         description="workflows beside the support desk's: names of shipped ones, paths of folders",
     )
 

@@ -18,7 +18,7 @@ from serve.mcp_cli import KEY_VARIABLE
 console = Console(highlight=False, soft_wrap=True)
 NOT_DONE: Final = 1
 NOT_ENDED: Final = 3
-_DECLINED: Final = ("failed", "denied", "refused", "cancelled")
+_DECLINED: Final = ("failed", "denied", "held", "refused", "cancelled")
 _MOST_BYTES: Final = 4_000_000
 _FENCE: Final = "---"
 
