@@ -25,6 +25,7 @@ from agents.audit_key import AuditKey
 from agents.commits import Commits
 from agents.digests import canonical
 from agents.journal_sql import SqlJournal
+from agents.listed import Listed
 from cluster.errors import DataError, MainspringError
 from cluster.ids import Clock
 from cluster.telemetry import logger
@@ -151,10 +152,11 @@ class Audit:
 
 
 class Seals:
-    """Seals every SEAL_S seconds, and once more at the end."""
+    """Seals every SEAL_S seconds, and once more at the end; and takes into the lists what has
+    moved, so that whoever looks at them waits for the last seconds at most."""
 
-    def __init__(self, audit: Audit, commits: Commits) -> None:
-        self._audit, self._commits = audit, commits
+    def __init__(self, audit: Audit, listed: Listed, commits: Commits) -> None:
+        self._audit, self._listed, self._commits = audit, listed, commits
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
@@ -173,6 +175,8 @@ class Seals:
             while await self._commits.do(self._audit.seal) == _AT_ONCE:
                 continue
             await self._commits.do(self._audit.keep)
+            while await self._commits.do(self._listed.look):
+                continue
         except MainspringError as error:
             # What is not sealed now is sealed the next time.
             log.warning("no checkpoint: %s", error)

@@ -78,6 +78,22 @@ MIGRATIONS: Final = (
     );
     CREATE INDEX sealed_by_checkpoint ON sealed (checkpoint)
     """,
+    """
+    ALTER TABLE runs ADD COLUMN listed_seq BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD COLUMN decision TEXT NOT NULL DEFAULT '';
+    ALTER TABLE runs ADD COLUMN ended_at DOUBLE PRECISION;
+    CREATE INDEX runs_to_list ON runs (run_id) WHERE last_seq > listed_seq;
+    CREATE INDEX runs_by_time ON runs (tenant, created_at, run_id);
+    CREATE TABLE receipts (
+        run_id TEXT NOT NULL, step TEXT NOT NULL, seq BIGINT NOT NULL, tenant TEXT NOT NULL,
+        workflow TEXT NOT NULL, agent TEXT NOT NULL, tool TEXT NOT NULL, answer TEXT NOT NULL,
+        rule TEXT NOT NULL, outcome TEXT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (run_id, step)
+    );
+    CREATE INDEX receipts_by_time ON receipts (tenant, at, run_id, seq);
+    CREATE INDEX receipts_by_tool ON receipts (tenant, tool, at, run_id, seq);
+    CREATE INDEX receipts_by_outcome ON receipts (tenant, outcome, at, run_id, seq)
+    """,
 )
 
 # Built once: what SQLAlchemy makes of a text costs more than the database's own work on it.

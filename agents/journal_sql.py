@@ -246,6 +246,12 @@ class SqlJournal:
             work.flush()
             yield work.connection
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only looks at what is on disk, beside whoever writes."""
+        with self._database.reading() as connection:
+            yield connection
+
     def close(self) -> None:
         self._database.close()
 

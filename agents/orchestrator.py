@@ -32,6 +32,8 @@ from agents.facts import Standing, Thresholds, facts_for
 from agents.intents import Mint
 from agents.journal_sql import SqlJournal
 from agents.links import Address, Link, Listener, performed
+from agents.list_office import ListOffice
+from agents.listed import Listed
 from agents.meters import Meters
 from agents.metrics import METRICS_S, Metrics, as_text
 from agents.origins import Known, outside
@@ -79,7 +81,7 @@ class Names:
     servers: str = "servers"
 
 
-class Orchestrator(PeopleOffice, AgentOffice):
+class Orchestrator(PeopleOffice, AgentOffice, ListOffice):
     """A named actor, `number` of those in `names`; see the module for its rules."""
 
     def __init__(
@@ -122,6 +124,7 @@ class Orchestrator(PeopleOffice, AgentOffice):
         commits = self._runs.commits
         self._meters = Meters(self._journal, commits, self._clock)
         self._autonomy = Autonomy(section.autonomy, self._journal, commits, self._clock)
+        self._listed = Listed(self._journal)
         self._approvals = Approvals(self._journal, self._clock)
         asking = Asking(section.approvals, self._clock)
         self._effects = Effects(
@@ -142,7 +145,9 @@ class Orchestrator(PeopleOffice, AgentOffice):
         )
         # One of them seals what all have journaled, and looks at the clock.
         first = self._name == self._owners.names[0]
-        self._seals = Seals(audit(self._journal), commits) if audit and first else None
+        self._seals = (
+            Seals(audit(self._journal), self._listed, commits) if audit and first else None
+        )
         self._schedules = (
             Schedules(self._registry, self._runs.commits, self._clock, self.submit)
             if first
@@ -312,14 +317,6 @@ class Orchestrator(PeopleOffice, AgentOffice):
             )
             for i, child in enumerate(children)
         ]  # fmt: skip
-
-    async def list_runs(
-        self, tenant: str, status: str | None, agent: str | None, limit: int
-    ) -> list[RunState]:
-        """The states of a tenant's newest runs, the newest first."""
-        listed = partial(self._journal.runs, tenant, status, agent, limit=limit)
-        rows = await self._runs.commits.do(listed)
-        return [await self._runs.state(row.run_id) for row in reversed(rows)]
 
     async def metrics(self) -> bytes:
         """Those of all orchestrators in Prometheus' text format; one that is away has none."""

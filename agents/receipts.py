@@ -25,7 +25,8 @@ from agents.pii import Vault
 from agents.state import RunState, fold
 
 _WORDS: Final = frozenset({"tenant", "intent", "order_status", "sharing"})
-_UNSURE: Final = "started"
+OUTCOMES: Final = ("waits", "not done", "started", "done", "refused", "unknown")
+"""What becomes of a step, in the words of `undone` and `outcome_of`."""
 
 Receipt = dict[str, Any]
 
@@ -64,27 +65,40 @@ def _decided(run: RunState, event: Event, decided: StepDecided, earlier: Receipt
             "answer": decided.answer, "rule": decided.rule, "at": event.at,
             "changed": sorted(decided.changed),
         },
-        "outcome": {"state": "waits" if decided.answer in {"ask", "wait"} else "not done"},
+        "outcome": {"state": undone(decided)},
         "event": event.seq, "hash": event.hash,
     }  # fmt: skip
     return told | ({"approval": earlier["approval"]} if "approval" in earlier else {})
 
 
-def _outcome(made: dict[str, Receipt], event: Event, payload: Any) -> None:
+def undone(decided: StepDecided) -> str:
+    """The outcome of a step of which nothing but this is known."""
+    return "waits" if decided.answer in {"ask", "wait"} else "not done"
+
+
+def outcome_of(payload: Any) -> dict[str, Any] | None:
+    """The outcome of a step that an event tells, its `state` one of OUTCOMES; None when it tells
+    none."""
     match payload:
-        case EffectStarted(key=key):
-            made[payload.step]["action"]["effect"] = key
-            told: dict[str, Any] = {"state": _UNSURE}
+        case EffectStarted():
+            return {"state": "started"}
         case EffectDone(receipt=receipt):
-            told = {"state": "done", "receipt": digest("receipt", receipt)}
+            return {"state": "done", "receipt": digest("receipt", receipt)}
         case EffectFailed(code=code):
-            told = {"state": "refused", "code": code}
+            return {"state": "refused", "code": code}
         case EffectParked():
-            told = {"state": "unknown"}
+            return {"state": "unknown"}
         case EffectResolved(done=done, by=by):
-            told = {"state": "done" if done else "not done", "by": _plain(by)}
-        case _:
-            return
+            return {"state": "done" if done else "not done", "by": _plain(by)}
+    return None
+
+
+def _outcome(made: dict[str, Receipt], event: Event, payload: Any) -> None:
+    told = outcome_of(payload)
+    if told is None:
+        return
+    if isinstance(payload, EffectStarted):
+        made[payload.step]["action"]["effect"] = payload.key
     made[payload.step] |= {
         "outcome": {**told, "at": event.at},
         "event": event.seq,

@@ -40,6 +40,7 @@ from agents.guarded import Guarded
 from agents.host import Workflow, start_host
 from agents.intents import Guard
 from agents.journal_sql import SqlJournal
+from agents.listed import RunsAsked
 from agents.once import Once
 from agents.state import fold
 from agents.turn import Child, Turn
@@ -364,13 +365,16 @@ class Matrix:
         deadline = time.monotonic() + _END_S
         while time.monotonic() < deadline:
             try:
-                if not ray.get(self.orchestrator.list_runs.remote("t", "open", None, 1)) and not (
-                    ray.get(self.orchestrator.list_runs.remote("t", "waiting", None, 1))
-                ):
+                if not self._listed("open") and not self._listed("waiting"):
                     return
             except (RayError, MainspringError):
                 pass
             time.sleep(0.5)
+
+    def _listed(self, status: str) -> Sequence[Any]:
+        asked = RunsAsked(tenant="t", status=status, limit=1)
+        found: Sequence[Any] = ray.get(self.orchestrator.list_runs.remote(asked)).rows
+        return found
 
 
 @dataclass(frozen=True)

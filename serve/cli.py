@@ -20,6 +20,7 @@ from serve import (
     cluster_cli,
     governance_cli,
     keys_cli,
+    lists_cli,
     mcp_cli,
     new_cli,
     operator_cli,
@@ -259,6 +260,7 @@ operator_cli.register(app)
 run_cli.register(app)
 governance_cli.register(app)
 audit_cli.register(app)
+lists_cli.register()
 cluster_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)

@@ -31,6 +31,7 @@ from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
 from serve.routes.feedback import FeedbackRoutes
 from serve.routes.generation import GenerationRoutes
+from serve.routes.lists import ListRoutes
 from serve.routes.mcp import PATH as MCP
 from serve.routes.mcp import McpEndpoint
 from serve.routes.openai import Embed, OpenAIRoutes
@@ -114,4 +115,5 @@ def _agents(
     office: Office, clock: Clock, ids: Ids, timeout_s: float, packs: Mapping[str, Pack]
 ) -> list[APIRouter]:
     runs = RunRoutes(office, WORKFLOWS, clock, ids, packs)
-    return [runs.routes(), AgentRoutes(office, runs, ids, timeout_s).routes()]
+    agents = AgentRoutes(office, runs, ids, timeout_s)
+    return [runs.routes(), ListRoutes(office).routes(), agents.routes()]

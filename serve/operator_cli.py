@@ -7,13 +7,11 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from agents.control import cancel, fork, pause, resolve, resume, retry, signal
 from agents.journal import MAX_TEXT, Feedback, Journal, Verdict
@@ -38,25 +36,6 @@ TENANT = typer.Option(None, "--tenant", help="Whose runs; default: the profile's
 
 
 runs = typer.Typer(no_args_is_help=True, help="What became of the agents' runs.")
-
-
-@runs.command("list")
-def runs_list(
-    decision: str | None = typer.Option(
-        None,
-        help="Only runs that ended so, as replied, or stand so: open, waiting, paused, parked.",
-    ),
-    limit: int = typer.Option(20, min=1, help="At most so many, the newest."),
-    tenant: str | None = TENANT,
-    profile: str | None = PROFILE,
-) -> None:
-    """List the newest runs: how they ended, and what people said of them."""
-    settings = load(profile)
-    table = Table("run", "workflow", "ticket", "decision", "verdict", box=None)
-    with opened(settings) as journal:
-        for row in islice(_rows(journal, tenant or settings.tenant, decision), limit):
-            table.add_row(*row)
-    console.print(table)
 
 
 @runs.command("show")
@@ -300,16 +279,6 @@ def _require_own(state: RunState, tenant: str) -> None:
     # Another tenant's run looks like none at all.
     if state.tenant != tenant:
         raise NotFound("run", state.run_id)
-
-
-def _rows(journal: Journal, tenant: str, decision: str | None) -> Iterator[list[str]]:
-    for row in reversed(journal.runs(tenant)):
-        state = fold(row.run_id, journal.read(row.run_id))
-        ended = state.ended.decision if state.ended else state.status
-        if decision in {None, ended}:
-            judged: list[Any] = journal.judgements(row.run_id)
-            verdict = judged[-1].feedback.verdict if judged else "-"
-            yield [row.run_id, row.workflow, str(state.input.get("ticket", "-")), ended, verdict]
 
 
 def _read(path: Path) -> str:

@@ -19,9 +19,13 @@ def listing(
     if not 1 <= limit <= MAX_LISTED:
         raise InvalidInput("limit", limit, f"1 to {MAX_LISTED}")
     rows = found(limit + 1)
-    data = [shown(row) for row in rows[:limit]]
+    return page([shown(row) for row in rows[:limit]], len(rows) > limit)
+
+
+def page(data: Sequence[dict[str, Any]], more: bool) -> dict[str, Any]:
+    """These rows, each with its `id`, as a page behind which there are `more`."""
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
     return {
         "object": "list", "data": data, "first_id": None, "last_id": None, **ends,
-        "has_more": len(rows) > limit,
+        "has_more": more,
     }  # fmt: skip

@@ -29,7 +29,6 @@ MAX_LISTED: Final = 100
 EVENTS_A_PAGE: Final = 500
 """As many as `Orchestrator.events` gives at a time."""
 _RESTART_S: Final = 0.5
-_STATUSES: Final = ("open", "waiting", "parked", "paused", "ended")
 
 
 class Office(Protocol):
@@ -90,7 +89,6 @@ class RunRoutes:
         routes = APIRouter()
         add = routes.add_api_route
         add("/v1/runs", self.begin, methods=["POST"])
-        add("/v1/runs", self.listed, methods=["GET"])
         add("/v1/runs/{run}", self.one, methods=["GET"])
         add("/v1/runs/{run}/events", self.events, methods=["GET"])
         add("/v1/runs/{run}/timeline", self.timeline, methods=["GET"])
@@ -127,20 +125,6 @@ class RunRoutes:
             status_code=202,
             headers={"location": f"/v1/runs/{run}"},
         )
-
-    async def listed(
-        self,
-        http: Request,
-        status: str | None = None,
-        agent: str | None = None,
-        limit: int = 20,
-    ) -> Response:
-        """GET /v1/runs: the newest first"""
-        if status is not None and status not in _STATUSES:
-            raise InvalidInput("status", status, f"one of {list(_STATUSES)}")
-        require_listable(limit)
-        states = await self._office.ask("list_runs", tenant_of(http), status, agent, limit)
-        return JSONResponse({"object": "list", "data": [run_body(s) for s in states]})
 
     async def one(self, http: Request, run: str) -> Response:
         """GET /v1/runs/{run}"""

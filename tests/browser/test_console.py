@@ -107,9 +107,9 @@ def errors(chrome: Chrome) -> list[str]:
 
 
 FILLED: Final = {
-    "overview": "spent today", "chat": "Message", "runs": "The newest runs",
+    "overview": "spent today", "chat": "Message", "runs": "Runs, the newest first",
     "approvals": "refund", "memory": "records", "models": "By model and reason",
-    "audit": "Verify and show",
+    "audit": "Receipts",
 }  # fmt: skip
 
 
@@ -320,13 +320,59 @@ def test_memory_is_searched_and_forgotten_with_a_receipt(
     assert httpx.get(f"{url}/v1/memory").json()["data"] == []
 
 
-def test_a_receipt_says_that_its_chain_is_whole(console: tuple[str, World], chrome: Chrome) -> None:
+def filled(chrome: Chrome, label: str, text: str) -> None:
+    """Type into what has this label, and leave it."""
+    path = f"//label[starts-with(., '{label}')]//*[self::input or self::select]"
+    chrome.find_element(By.XPATH, path).send_keys(text, Keys.TAB)
+
+
+def rows(chrome: Chrome, caption: str) -> list[str]:
+    """The first cell of each row."""
+    script = (
+        "return [...document.querySelectorAll('table')]"
+        ".filter((table) => table.caption.textContent.startsWith(arguments[0]))"
+        ".flatMap((table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent))"
+    )
+    return list(chrome.execute_script(script, caption))  # type: ignore[no-untyped-call]
+
+
+def test_runs_are_filtered_and_gone_through_page_by_page(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, world = console
+    made = [
+        world.journal.create("default", f"many-{n}", "conversation", f"crowd{n % 2}", {})[0]
+        for n in range(104)
+    ]
+    opened(chrome, url, "runs")
+    until(chrome, lambda: made[-1] in rows(chrome, "Runs"))
+    filled(chrome, "Agent", "crowd1")
+    until(chrome, lambda: rows(chrome, "Runs") == made[103:3:-2])
+    chrome.find_element(By.XPATH, "//button[text()='Older']").click()
+    until(chrome, lambda: rows(chrome, "Runs") == [made[3], made[1]])
+    assert not chrome.find_element(By.XPATH, "//button[text()='Older']").is_enabled()
+    world.journal.create("default", "later", "conversation", "crowd1", {})
+    chrome.find_element(By.XPATH, "//button[text()='Newer']").click()
+    until(chrome, lambda: rows(chrome, "Runs")[1:] == made[103:5:-2])
+    filled(chrome, "Status", "paused")
+    until(chrome, lambda: rows(chrome, "Runs") == ["none"])
+
+
+def test_receipts_are_filtered_and_their_run_verified(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
     url, _ = console
     run = httpx.get(f"{url}/v1/approvals/{asks(url, 'audited')}").json()["run"]
     opened(chrome, url, "audit")
-    until(chrome, lambda: chrome.find_elements(By.CSS_SELECTOR, "main input"))
-    chrome.find_element(By.CSS_SELECTOR, "main input").send_keys(run, Keys.ENTER)
-    until(chrome, lambda: "is whole" in text_of(chrome) and "refund" in text_of(chrome))
+    until(chrome, lambda: run in text_of(chrome))
+    filled(chrome, "Outcome", "refused")
+    until(chrome, lambda: run not in text_of(chrome))
+    filled(chrome, "Outcome", "waits")
+    filled(chrome, "Tool", "refund")
+    until(chrome, lambda: run in text_of(chrome))
+    chrome.find_element(By.XPATH, f"//button[text()='{run}']").click()
+    until(chrome, lambda: f"{run}: the chain of" in text_of(chrome))
+    assert "is whole" in text_of(chrome)
 
 
 def test_where_keys_are_demanded_one_is_asked_for_and_used(chrome: Chrome, tmp_path: Path) -> None:
@@ -338,5 +384,5 @@ def test_where_keys_are_demanded_one_is_asked_for_and_used(chrome: Chrome, tmp_p
         chrome.find_element(By.NAME, "key").send_keys("a wrong one", Keys.ENTER)
         until(chrome, lambda: dialog().is_displayed())
         chrome.find_element(By.NAME, "key").send_keys(key, Keys.ENTER)
-        until(chrome, partial(shows, chrome, "The newest runs"))
+        until(chrome, partial(shows, chrome, "Runs, the newest first"))
         assert key not in str(chrome.execute_script("return document.cookie"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agents.listed import Page, RunsAsked
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection
 from serve import admission as module
@@ -316,7 +317,7 @@ class Clerk:
 
     async def ask(self, method: str, *args: Any, timeout_s: float = 5.0) -> Any:
         self.asked.append((method, *args))
-        return b"" if method == "metrics" else []
+        return {"metrics": b"", "list_runs": Page(())}.get(method, [])
 
 
 async def test_runs_and_agents_are_those_of_the_keys_tenant(tmp_path: Path) -> None:
@@ -330,7 +331,8 @@ async def test_runs_and_agents_are_those_of_the_keys_tenant(tmp_path: Path) -> N
         assert (await bank.get("/v1/agents", key))[0] == 200
     await books.close()
     assert [call[:2] for call in clerk.asked] == [
-        ("list_runs", "house"), ("list_runs", "acme"), ("list_agents", "acme"),
+        ("list_runs", RunsAsked(tenant="house")), ("list_runs", RunsAsked(tenant="acme")),
+        ("list_agents", "acme"),
     ]  # fmt: skip
 
 

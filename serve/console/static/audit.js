@@ -1,31 +1,42 @@
 import { get } from "./api.js";
-import { field, h, notice, said, table, when } from "./dom.js";
+import { choice, field, h, said, table, when } from "./dom.js";
+import { pages, times } from "./pages.js";
+
+const ANSWERS = ["", "allow", "modify", "ask", "wait", "deny"];
+const OUTCOMES = ["", "waits", "not done", "started", "done", "refused", "unknown"];
+const HEADS = ["at", "run", "step", "tool", "answer", "rule", "outcome"];
 
 export async function audit(place, signal) {
-  const id = h("input", { maxlength: 128, required: true, list: "known-runs" });
-  const known = h("datalist", { id: "known-runs" });
-  const list = h("div", {});
-  const form = h("form", { class: "row" }, field("Run", id, true), known, h("button", {}, "Verify and show"));
-  place.append(h("p", { class: "soft" }, "A run's receipts are made from its journal, whose chain of hashes is verified first. ",
-    h("code", {}, "mainspring audit verify"), " checks all of it against the signed checkpoints, and ", h("code", {}, "mainspring audit export"), " takes it away."), form, list);
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  const run = h("input", { maxlength: 128 });
+  const shown = h("div", {});
+  const asked = {
+    run: field("Run", run, true), tool: field("Tool", h("input", { maxlength: 128, size: 12 })),
+    answer: field("Answer", choice(ANSWERS, "")), outcome: field("Outcome", choice(OUTCOMES, "")),
+    workflow: field("Workflow", h("input", { maxlength: 128, size: 12 })), agent: field("Agent", h("input", { maxlength: 128, size: 12 })),
+    ...times(),
+  };
+  place.append(
+    h("p", { class: "soft" }, "What policy decided and what became of it, the newest first. A run's receipts are made from its journal, whose chain of hashes is verified first; ",
+      h("code", {}, "mainspring audit verify"), " checks all of it against the signed checkpoints, and ", h("code", {}, "mainspring audit export"), " takes it away."),
+    shown,
+  );
+  await pages(place, signal, "/v1/receipts", asked, (data) => table("Receipts", HEADS, data.map((r) => [
+    when(r.at), h("button", { type: "button", class: "link", title: "Verify this run's receipts", onclick: () => verify(r.run) }, r.run),
+    said(r.step), r.tool, r.answer, said(r.rule), r.outcome,
+  ])));
+
+  async function verify(id) {
     try {
-      const found = await get(`/v1/runs/${encodeURIComponent(id.value.trim())}/receipts`, signal);
-      list.replaceChildren(
-        h("p", { class: "good" }, `The chain of ${found.verified_events} events is whole.`),
-        table("Receipts", ["step", "tool", "decision", "rule", "outcome", "at"], found.data.map((r) => [
-          said(r.step), r.action?.tool ?? "", r.decision?.answer ?? "", said(r.decision?.rule ?? ""), said(r.outcome?.state ?? ""), when(r.outcome?.at ?? r.decision?.at),
+      const found = await get(`/v1/runs/${encodeURIComponent(id)}/receipts`, signal);
+      shown.replaceChildren(
+        h("p", { class: "good", role: "status" }, `${id}: the chain of ${found.verified_events} events is whole. `, h("a", { href: `#/runs/${encodeURIComponent(id)}` }, "The run")),
+        table(`Receipts of ${id}`, ["step", "tool", "decision", "rule", "outcome", "at", "hash"], found.data.map((r) => [
+          said(r.step), r.action.tool, r.decision.answer, said(r.decision.rule), r.outcome.state, when(r.outcome.at ?? r.decision.at), h("code", {}, r.hash.slice(0, 12)),
         ])),
       );
     } catch (error) {
-      list.replaceChildren(h("p", { class: "bad", role: "alert" }, error.message));
+      if (!signal.aborted) shown.replaceChildren(h("p", { class: "bad", role: "alert" }, error.message));
     }
-  });
-  try {
-    const { data } = await get("/v1/runs?limit=100", signal);
-    known.append(...data.map((run) => h("option", { value: run.id }, `${run.workflow} ${run.decision ?? run.status}`)));
-  } catch (error) {
-    if (!signal.aborted) notice(error.message);
+    shown.scrollIntoView({ block: "start" });
   }
 }

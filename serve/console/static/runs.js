@@ -1,29 +1,21 @@
 import { follow, get, pause, post } from "./api.js";
-import { ago, choice, field, h, notice, pairs, said, seconds, shown, table, usd, when } from "./dom.js";
-import { every } from "./poll.js";
+import { choice, field, h, notice, pairs, said, seconds, shown, table, usd, when } from "./dom.js";
+import { pages, times } from "./pages.js";
 
 const STATUSES = ["", "open", "waiting", "parked", "paused", "ended"];
+const HEADS = ["run", "workflow", "agent", "status", "decision", "began", "#lasted"];
 
 export async function runs(place, signal) {
-  const status = choice(STATUSES, "");
-  const agent = h("input", { maxlength: 128 });
-  const list = h("div", {});
-  place.append(h("form", { class: "row", onsubmit: (event) => event.preventDefault() }, field("Status", status), field("Agent", agent)), list);
-  const draw = async () => {
-    const asked = new URLSearchParams({ limit: "100" });
-    if (status.value) asked.set("status", status.value);
-    if (agent.value.trim()) asked.set("agent", agent.value.trim());
-    const { data } = await get(`/v1/runs?${asked}`, signal);
-    list.replaceChildren(table("The newest runs", ["run", "workflow", "agent", "status", "decision", "began", "#lasted"], data.map((run) => [
-      h("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, run.id), run.workflow, said(run.agent), run.status,
-      said(run.decision), h("time", { title: when(run.created_at) }, ago(run.created_at)),
-      run.ended_at ? seconds(run.ended_at - run.created_at) : "",
-    ])));
+  const asked = {
+    status: field("Status", choice(STATUSES, "")), decision: field("Decision", h("input", { maxlength: 128, size: 12 })),
+    workflow: field("Workflow", h("input", { maxlength: 128, size: 12 })), agent: field("Agent", h("input", { maxlength: 128 })),
+    ...times(),
   };
-  const again = () => draw().catch((error) => notice(error.message));
-  status.addEventListener("change", again);
-  agent.addEventListener("change", again);
-  await every(5000, signal, place, draw);
+  await pages(place, signal, "/v1/runs", asked, (data) => table("Runs, the newest first", HEADS, data.map((run) => [
+    h("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, run.id), run.workflow, said(run.agent), run.status,
+    said(run.decision), when(run.created_at),
+    run.ended_at ? seconds(run.ended_at - run.created_at) : "",
+  ])));
 }
 
 export async function run(place, signal, id) {
