@@ -138,7 +138,7 @@ class ModelSection(Section):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     source: str
-    tier: Literal["planner", "routine"]
+    tier: Literal["planner", "routine", "outside"]
     usd_per_mtok_in: float = Field(ge=0, description="price of a million prompt tokens, USD")
     usd_per_mtok_out: float = Field(ge=0, description="price of a million generated tokens, USD")
     max_model_len: int = Field(2048, ge=128)
@@ -156,6 +156,23 @@ class ModelSection(Section):
     reasoning_parser: str | None = None
     engine: dict[str, Any] = Field(default_factory=dict, description="further vLLM engine args")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class OutsideSection(Section):
+    """A model at somebody else's house, at an OpenAI-compatible address. It is asked only for
+    tenants that `consent` names, by its `id`, or for `auto` while none of our own engines is alive
+    or has room; what is personal is taken out first."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    url: str = Field(pattern=r"^https?://\S*[^/\s]$", description="what stands before /v1")
+    model: str = Field(min_length=1, description="what it is called there")
+    api_key_env: str = Field("", description="the environment variable that holds the key")
+    consent: tuple[str, ...] = Field((), description="tenants whose requests may go there; * all")
+    usd_per_day: float = Field(gt=0, description="the most that all of them may spend there")
+    usd_per_mtok_in: float = Field(ge=0)
+    usd_per_mtok_out: float = Field(ge=0)
+    max_model_len: int = Field(8192, ge=128)
+    at_once: int = Field(8, ge=1, description="requests there at the same time")
 
 
 class EncoderSection(Section):
@@ -461,6 +478,7 @@ class Settings(BaseSettings):
     ray: RaySection = RaySection()
     gateway: GatewaySection = GatewaySection()
     models: tuple[ModelSection, ...] = Field(min_length=1)
+    outside: tuple[OutsideSection, ...] = ()
     encoder: EncoderSection = EncoderSection()
     memory: MemorySection = MemorySection()
     journal: JournalSection = JournalSection()
@@ -474,11 +492,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _models_are_distinct(self) -> Self:
-        ids = [m.id for m in self.models]
+        ids = [m.id for m in self.models] + [m.id for m in self.outside]
         if len(set(ids)) != len(ids):
             raise ValueError(f"models: ids must be distinct, got {ids}")
         if reserved := [i for i in ids if i.startswith("auto")]:
             raise ValueError(f"models: {reserved} clash with the routing names auto...")
+        if away := [m.id for m in self.models if m.tier == "outside"]:
+            raise ValueError(f"models: {away} are at another house: list them under outside")
         if missing := {"planner", "routine"} - {m.tier for m in self.models}:
             raise ValueError(f"models: no model has tier {sorted(missing)}")
         return self

@@ -151,6 +151,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         larger={FILES_PATH: BodyLimit(settings.batches.max_file_bytes + FORM_BYTES, UPLOAD_S)},
         tellers=(remembered,),
         packs=settings.agents.packs,
+        outside=settings.outside,
     )
     gateway = gateway_application(settings.gateway, settings.models, around)
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))

@@ -20,17 +20,19 @@ _CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 @dataclass(frozen=True)
 class Catalog:
-    """The configured models, in the order of the profile."""
+    """The configured models, in the order of the profile; `outside` are those at other houses."""
 
     models: tuple[ModelSection, ...]
+    outside: tuple[ModelSection, ...] = ()
 
     def names(self) -> list[str]:
         """Everything `GET /v1/models` lists: routing names, models, the embedding model."""
-        return [*ROUTING_NAMES, *(m.id for m in self.models), EMBEDDING_MODEL]
+        models = (*self.models, *self.outside)
+        return [*ROUTING_NAMES, *(m.id for m in models), EMBEDDING_MODEL]
 
     def model(self, name: str) -> ModelSection:
         """The model with this id. Raises NotFound for anything else, routing names included."""
-        for model in self.models:
+        for model in (*self.models, *self.outside):
             if model.id == name:
                 return model
         raise NotFound("model", name)

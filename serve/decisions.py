@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.ids import Clock
+from cluster.settings import OutsideSection
 from serve.budgets import Worst, usd_of, worst_case
 from serve.calls import Call
 from serve.catalog import Catalog
 from serve.features import Features, asked_by, features_of
+from serve.outside import consented
 from serve.predictor import Predictor
 from serve.ranking import Quality
 from serve.routing import Known, Load, Route, able, route
@@ -33,8 +35,12 @@ class Decision:
 class Decisions:
     """Where requests go; without a `predictor` by rules alone."""
 
-    def __init__(self, catalog: Catalog, predictor: Predictor | None, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, predictor: Predictor | None, clock: Clock,
+        outside: Sequence[OutsideSection] = (),
+    ) -> None:  # fmt: skip
         self._catalog, self._predictor, self._clock = catalog, predictor, clock
+        self._outside = tuple(outside)
         self._sessions = Sessions(clock)
 
     async def decide(
@@ -45,7 +51,9 @@ class Decisions:
         kept = self._sessions.model(call.tenant, session, features)
         quality, blind = await self._predicted(request, features, call, kept, load)
         worst = self._worst_usd(request, call) if features.max_cost_usd is not None else {}
-        chosen = route(features, self._catalog, load, Known(quality, blind, worst, kept))
+        away = consented(self._outside, call.tenant) if self._outside else ()
+        known = Known(quality, blind, worst, kept, away)
+        chosen = route(features, self._catalog, load, known)
         return Decision(chosen, features, call.tenant, session, self._sessions)
 
     async def _predicted(
@@ -59,7 +67,7 @@ class Decisions:
         return await self._predictor.predict(asked_by(request), models, left)
 
     def _worst_usd(self, request: ChatRequest, call: Call) -> dict[str, float]:
-        names = [m.id for m in self._catalog.models]
+        names = [m.id for m in (*self._catalog.models, *self._catalog.outside)]
         return {i: usd_of(worst_of(self._catalog, request, call, (i,)).nano) for i in names}
 
 

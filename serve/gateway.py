@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 
 from agents.packs import NO_PACKS, Pack
 from cluster.ids import Clock, Ids, SystemClock, SystemIds
-from cluster.settings import GatewaySection
+from cluster.settings import GatewaySection, OutsideSection
 from serve.admission import Admission
 from serve.books import Books
 from serve.budget_metrics import BudgetMetrics
@@ -61,6 +61,7 @@ def build_app(
     larger: Mapping[str, BodyLimit] | None = None,
     heads: Path | None = None,
     packs: Mapping[str, Pack] = NO_PACKS,
+    outside: Sequence[OutsideSection] = (),
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -70,7 +71,8 @@ def build_app(
     stack's own. `names_answers` puts `x-request-id` on every answer; behind Serve that is done
     already. `larger` are paths whose bodies may be larger than the section says; `heads` is the
     folder of quality heads, without which no quality is predicted; `packs` are the workflows beside
-    the built-in ones, by name."""
+    the built-in ones, by name; `outside` says which tenants' requests may go to which of the
+    catalog's outside models."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -84,7 +86,12 @@ def build_app(
     routers = [
         OpenAIRoutes(catalog, clock, timeout_s, embed, admission).routes(),
         GenerationRoutes(
-            catalog, engines, clock, timeout_s, admission, Decisions(catalog, predictor, clock)
+            catalog,
+            engines,
+            clock,
+            timeout_s,
+            admission,
+            Decisions(catalog, predictor, clock, outside),
         ).routes(),
         TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),

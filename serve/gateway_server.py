@@ -12,7 +12,7 @@ from ray import serve as ray_serve
 from agents.packs import load
 from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Clock, SystemClock, SystemIds
-from cluster.settings import AccountsSection, GatewaySection, ModelSection
+from cluster.settings import AccountsSection, GatewaySection, ModelSection, OutsideSection
 from cluster.telemetry import logger
 from serve.books import Books
 from serve.budget_table import Budget
@@ -23,6 +23,8 @@ from serve.catalog import Catalog
 from serve.door import BodyLimit
 from serve.gateway import build_app
 from serve.metering import Meter
+from serve.outside import TENANT as OUTSIDE
+from serve.outside import Outside, model_of
 from serve.router import Router
 from serve.routes.openai import Embed
 from serve.routes.runs import Office
@@ -57,6 +59,7 @@ class Surroundings:
     extra_routes: Sequence[Callable[[], APIRouter]] = ()
     larger: Mapping[str, BodyLimit] = field(default_factory=dict)
     packs: tuple[str, ...] = ()
+    outside: tuple[OutsideSection, ...] = ()
 
 
 class Gateway:
@@ -65,12 +68,14 @@ class Gateway:
     def __init__(
         self, section: GatewaySection, models: tuple[ModelSection, ...], around: Surroundings
     ) -> None:
-        self._section, self._catalog, self._around = section, Catalog(models), around
+        away = tuple(model_of(outside) for outside in around.outside)
+        self._section, self._catalog, self._around = section, Catalog(models, away), around
         # The accounts' thread gives way at every statement; with Python's 5 ms to take turns, a
         # reservation of ten statements waits longer for a busy event loop than for the disk.
         sys.setswitchinterval(TURN_S)
         self._books = Books(around.accounts, around.data_dir, SystemClock(), SystemIds())
         self._shadow: Shadowed | None = None
+        self._outside: Outside | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -88,7 +93,7 @@ class Gateway:
         return build_app(
             self._section,
             catalog,
-            with_cache(self._section, self._engines(clock), clock),
+            with_cache(self._section, self._engines(clock, meter), clock),
             meter,
             embed=None if around.encoder is None else _encoder(*around.encoder),
             office=around.office,
@@ -101,9 +106,22 @@ class Gateway:
             names_answers=False,
             heads=around.data_dir / "router",
             packs=load(around.packs),
+            outside=around.outside,
         )
 
-    def _engines(self, clock: Clock) -> Engines:
+    def _engines(self, clock: Clock, meter: Meter) -> Engines:
+        """The router, with models at other houses where the settings name some. These come around
+        the shadow: it never asks them."""
+        ours, places = self._ours(clock), self._around.outside
+        if not places:
+            return ours
+        for place in places:
+            limit = nano_of(place.usd_per_day, f"outside.{place.id}.usd_per_day")
+            self._books.budgets.put(Budget(OUTSIDE, "key", place.id, "day", limit))
+        self._outside = Outside(ours, places, self._books.admission, meter, clock)
+        return self._outside
+
+    def _ours(self, clock: Clock) -> Engines:
         """The router, and a shadow of its work where the settings ask for one."""
         section, books = self._section, self._books
         if not section.shadow_share:
@@ -121,6 +139,8 @@ class Gateway:
         self._watch.stop()
         if self._shadow is not None:
             await self._shadow.close()
+        if self._outside is not None:
+            await self._outside.close()
         await self._router.close()
         await self._books.close()
 

@@ -50,12 +50,13 @@ class Load:
 class Known:
     """What is known beside the request: each model's predicted quality, or in `blind` why there is
     none; the most that the request can come to on each model, USD; the model that its session
-    is with."""
+    is with; the models at other houses that its tenant has consented to."""
 
     quality: Mapping[str, Quality] = field(default_factory=dict)
     blind: str = ""
     worst_usd: Mapping[str, float] = field(default_factory=dict)
     kept: str = ""
+    outside: tuple[str, ...] = ()
 
 
 NOTHING: Final = Known()
@@ -81,18 +82,25 @@ def route(
     no model is sure to cost less than the request allows."""
     if features.model not in ROUTING_NAMES:
         model = catalog.model(features.model)
+        if model in catalog.outside and model.id not in known.outside:
+            expected = "a model of this house: the tenant has not consented to that one"
+            raise InvalidInput("model", model.id, expected)
         _affordable([model.id], features, known)
         return _named(model, catalog, load, features)
     tier, reason = _tier(features)
     wanted = _affordable(_wanted(tier, catalog), features, known)
     asleep = _asleep(wanted[0], load)
     found = _able(wanted, features, catalog, load)
+    away = _away(features, catalog, load, known)
     if not found:
         if asleep:
             return _route((asleep,), f"{reason}; {asleep} starts", catalog, features, asleep)
-        return _route((), f"{reason}; no engine is alive", catalog, features)
+        return _route(away, f"{reason}; no engine is alive{_told_away(away)}", catalog, features)
     usd = {i: _usd(catalog.model(i), features) for i in found}
     ordered, why = _ordered(wanted, found, reason, features, load, known, usd)
+    if away and all(load[i].full for i in found):
+        why += f"; no engine has room{_told_away(away)}"
+        ordered, usd = [*ordered, *away], usd | {i: _usd(catalog.model(i), features) for i in away}
     reason = f"{why}; {told(ordered, known.quality, usd)}"
     return Route(tuple(ordered), reason, usd[ordered[0]], asleep)
 
@@ -115,6 +123,19 @@ def _able(
     """Those that are alive and have room for the prompt; the living where none has."""
     alive = [i for i in wanted if _replicas(load, i) > 0]
     return [i for i in alive if _fits(catalog.model(i), features)] or alive
+
+
+def _away(
+    features: Features, catalog: Catalog, load: Mapping[str, Load], known: Known
+) -> tuple[str, ...]:
+    """The models at other houses that may stand in."""
+    alive = [i for i in known.outside if _replicas(load, i) and _fits(catalog.model(i), features)]
+    most, worst = features.max_cost_usd, known.worst_usd
+    return tuple(i for i in alive if most is None or worst[i] <= most)
+
+
+def _told_away(away: tuple[str, ...]) -> str:
+    return f"; {away[0]}, outside, stands in" if away else ""
 
 
 def _affordable(models: list[str], features: Features, known: Known) -> list[str]:

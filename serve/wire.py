@@ -59,8 +59,9 @@ class Reply:
 class Wire:
     """One a process."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, decompress: bool = False) -> None:
+        """Our own engines compress nothing; other servers may, and then it is undone here."""
+        self._clock, self._decompress = clock, decompress
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -105,7 +106,9 @@ class Wire:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=60)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=self._decompress
+            )
         return self._session
 
 

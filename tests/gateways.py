@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +11,16 @@ import aiohttp
 import uvicorn
 from aiohttp import web
 
-from cluster.ids import SystemClock
-from cluster.settings import GatewaySection, ModelSection
+from cluster.ids import SystemClock, SystemIds
+from cluster.settings import GatewaySection, ModelSection, OutsideSection
+from serve.admission import Admission
 from serve.cache import with_cache
 from serve.catalog import Catalog
 from serve.directory import Replica
 from serve.gateway import build_app
 from serve.listener import Listener
 from serve.metering import Meter
+from serve.outside import Outside, model_of
 from serve.router import Router
 from serve.routes.tokens import PATHS
 from serve.waking import Waking
@@ -148,18 +150,23 @@ async def running(engine: FakeEngine) -> AsyncIterator[FakeEngine]:
 
 @asynccontextmanager
 async def serving(
-    section: GatewaySection, room: int = 4, small: Mapping[str, Any] | None = None, **options: Any
-) -> AsyncIterator[Stack]:
+    section: GatewaySection, room: int = 4, small: Mapping[str, Any] | None = None,
+    outside: Sequence[OutsideSection] = (), **options: Any,
+) -> AsyncIterator[Stack]:  # fmt: skip
     """`small` are further settings of the model `small`."""
     async with running(FakeEngine("small")) as little, running(FakeEngine("big")) as big:
         replicas = [Replica("r1", "small", little.url), Replica("r2", "big", big.url)]
         routine = _model("small", "routine", room, **(small or {}))
-        catalog = Catalog((_model("big", "planner", room), routine))
+        away = tuple(model_of(place) for place in outside)
+        catalog = Catalog((_model("big", "planner", room), routine), away)
         meter = Meter(catalog)
         router = Router(catalog, lambda: replicas, meter, SystemClock(), SECRET)
         waking = Waking(router, catalog, SystemClock())
-        engines = with_cache(section, waking, SystemClock())
-        app = build_app(section, catalog, engines, meter, **options)
+        books = options.get("books")
+        admission = books.admission if books else Admission(None, SystemClock(), SystemIds())
+        around = Outside(waking, outside, admission, meter, SystemClock())
+        engines = with_cache(section, around, SystemClock())
+        app = build_app(section, catalog, engines, meter, outside=outside, **options)
         config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none")
         server = Listener(config)
         task = asyncio.create_task(server.serve())
@@ -168,5 +175,6 @@ async def serving(
         async with aiohttp.ClientSession() as client:
             yield Stack(client, url, little, big, replicas, router, catalog, waking)
         await router.close()
+        await around.close()
         server.should_exit = True
         await task

@@ -35,9 +35,9 @@ from cluster.settings import AgentsSection, ApprovalsSection
 from tests.fakes import POLICY, THRESHOLDS, connector, ticket
 
 GOVERNED: Final[dict[str, Any]] = {
-    "autonomy": {"*": 2}, "approvals": ApprovalsSection(asks="hand_over"),
+    "autonomy": {"*": 2}, "approvals": ApprovalsSection(asks="hand_over"), "packs": (),
 }  # fmt: skip
-"""Workflows go by the policy, and what it wants asked is handed over."""
+"""Workflows go by the policy, and what it wants asked is handed over; there are no packs."""
 TICKETS: Final = ("T-001", "T-002", "T-003", "T-006")
 """What stands on the desk of a world that `Worlds` makes."""
 

@@ -31,7 +31,7 @@ def usual_work() -> Workflow:
 
 def _world(worlds: Worlds, *lines: str | Exception, **section: Any) -> World:
     work = partial(PACK.worked, parts=_parts(*lines))
-    return worlds.make(others={"shop": work}, packs=("shop",), **section)
+    return worlds.make(others={"shop": work}, **{"packs": ("shop",), **section})
 
 
 async def _ended(world: World, key: str = "k", **given: Any) -> RunState:
