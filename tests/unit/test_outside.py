@@ -122,9 +122,9 @@ async def test_what_goes_there_has_a_budget_of_its_own(tmp_path: Path) -> None:
     books.budgets.put(Budget(TENANT, "key", "away", "day", 5_000_000))  # 0.005 USD
     async with _serving(books) as (stack, far):
         told = [await stack.chat(model="away") for _ in range(9)]
-        # Each comes to 0.002 USD.
-        assert [status for status, _, _ in told] == [200, 200, *[429] * 7]
-        assert len(far.seen) == 2
+        # Each comes to 0.002 USD; the third is charged what was left.
+        assert [status for status, _, _ in told] == [*[200] * 3, *[429] * 6]
+        assert len(far.seen) == 3
         status, answer, _ = told[-1]
         assert (status, answer["error"]["code"]) == (429, "budget_exceeded")
         assert (await stack.chat(model="small"))[0] == 200
