@@ -1,4 +1,4 @@
-"""WordPress and search services on this machine, for tests, in the forms that the real ones have."""
+"""WordPress and search services on this machine, for tests, in the forms of the real ones."""
 
 import base64
 import json
