@@ -6,6 +6,8 @@
 import logging
 import os
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -19,8 +21,16 @@ from cluster.settings import RaySection
 NAMESPACE: Final = "mainspring"
 
 
-def start(section: RaySection) -> str:
-    """Start Ray on this machine, or join the one that `section.address` names; its GCS address.
+@dataclass(frozen=True)
+class Session:
+    """Where Ray's GCS listens, and the folder in which this machine's processes write logs."""
+
+    gcs_address: str
+    logs: Path
+
+
+def start(section: RaySection) -> Session:
+    """Start Ray on this machine, or join the one that `section.address` names.
 
     Raises Unavailable when Ray can't be started or reached.
     """
@@ -41,10 +51,11 @@ def start(section: RaySection) -> str:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(**options)
+        context = ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise Unavailable("Ray", str(error)) from error
-    return str(ray.get_runtime_context().gcs_address)
+    logs = Path(context.address_info["session_dir"]) / "logs"
+    return Session(str(ray.get_runtime_context().gcs_address), logs)
 
 
 def join(address: str) -> None:

@@ -33,7 +33,7 @@ from agents.servers import Servers
 from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
-from cluster.session import NAMESPACE, start
+from cluster.session import NAMESPACE, Session, start
 from cluster.settings import Settings, infra_path
 from memory.service import Memory
 from serve.bulk.actor import NAME as BULK
@@ -73,7 +73,7 @@ class Stack:
 
     settings: Settings
     key: str = field(repr=False)
-    gcs_address: str = ""
+    session: Session | None = None
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -104,7 +104,7 @@ def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progres
     stack = Stack(settings, new_secret())
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _phase(stack, "ray", progress):
-        stack.gcs_address = start(settings.ray)
+        stack.session = start(settings.ray)
         ray_serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.gateway.host, "port": settings.gateway.port},

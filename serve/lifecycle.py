@@ -56,9 +56,9 @@ def running_stack(
         asyncio.run(app.until_ready(stack, progress))
         stack.phases["first token"] = round(time.monotonic() - ready, 2)
         stack.phases["total"] = round(time.monotonic() - began, 2)
-        claim.write(
-            Running(os.getpid(), stack_id, stack.url, stack.gcs_address, dict(stack.phases))
-        )
+        assert stack.session is not None
+        where, logs = stack.session.gcs_address, str(stack.session.logs)
+        claim.write(Running(os.getpid(), stack_id, stack.url, where, dict(stack.phases), logs))
         yield stack
     finally:
         _ignore_interrupts()

@@ -17,13 +17,15 @@ DEMO: Final = "demo"
 @dataclass(frozen=True)
 class Running:
     """The stack of a data folder, as its owner wrote it down. `url` is empty while it starts;
-    `phases` are the seconds that each phase of the start took."""
+    `phases` are the seconds that each phase of the start took, `logs` is the folder of its
+    processes' logs."""
 
     pid: int
     stack: str
     url: str = ""
     gcs_address: str = ""
     phases: dict[str, float] = field(default_factory=dict)
+    logs: str = ""
 
 
 class Claim:

@@ -1,6 +1,9 @@
-"""`mainspring status`, `mainspring backup` and `mainspring restore`."""
+"""`mainspring status`, `logs`, `backup` and `restore`."""
 
+import json
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from cluster.ids import SystemClock
 from cluster.objects import opened
 from cluster.settings import load
 from serve import backup as kept
+from serve import logs
 from serve.keys_cli import opened as opened_books
 from serve.running import Claim, home_of, require
 
 console = Console(highlight=False, soft_wrap=True)
+_LOOK_S = 0.5
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
 
 
@@ -24,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
     app.command("backup")(backup)
     app.command("restore")(restore)
+    app.command("logs")(show_logs)
 
 
 def status(
@@ -51,6 +57,36 @@ def status(
     console.print_json(data=found.body()) if as_json else console.print(statuses.shown(found))
     if found.silent:
         raise typer.Exit(1)
+
+
+def show_logs(
+    follow: bool = typer.Option(False, "--follow", help="Go on until Ctrl-C."),
+    run: str = typer.Option("", help="Of this run only."),
+    request: str = typer.Option("", help="Of this request only."),
+    trace: str = typer.Option("", help="Of this trace only."),
+    level: str = typer.Option("INFO", help="At least: DEBUG, INFO, WARNING, ERROR."),
+    since: str = typer.Option("", help="Not older than, as 10m or 2h."),
+    as_json: bool = typer.Option(False, "--json", help="An entry a line, for scripts."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Show what the running stack's processes on this machine have logged, by time."""
+    settings = load(profile)
+    running = require(settings.data_dir)
+    if not running.logs:
+        raise Unavailable("Mainspring", "the stack is still starting; try again soon")
+    wanted = logs.Wanted(run, request, trace, level.upper(), logs.since(since, SystemClock().now()))
+    found = logs.Logs(Path(running.logs))
+    try:
+        while True:
+            for entry in found.fresh(wanted):
+                told = json.dumps(asdict(entry)) if as_json else logs.shown(entry)
+                console.print(told, markup=False)
+            if not follow:
+                return
+            time.sleep(_LOOK_S)
+            require(settings.data_dir)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def asking(actor: Callable[[str], Any]) -> Callable[..., Any]:
