@@ -38,6 +38,7 @@ from agents.workflows.prompts import Message
 from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
 from cluster.ids import Clock, SystemClock
 from cluster.settings import infra_path
+from memory.provenance import require_entry
 from memory.records import Hit, Query, Record
 
 _POLICY: Final = "support.cedar"
@@ -75,7 +76,9 @@ class Remembered:
         return self.hits[: query.k]
 
     async def remember(self, records: Sequence[Record], note: Any = None) -> int:
-        """Keep them."""
+        """Keep them, as memory would: see `memory.provenance.require_entry`."""
+        for record in records:
+            require_entry(record, note is not None)
         self.records += records
         return len(records)
 

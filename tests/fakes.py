@@ -30,6 +30,7 @@ from agents.workflows.prompts import Message
 from cluster.errors import Conflict, InvalidInput, NotFound, StaleEpoch
 from cluster.settings import INFRA, SupportSection
 from memory.log import Note
+from memory.provenance import require_entry
 from memory.records import Hit, Query, Record
 
 DESK = INFRA / "support"
@@ -131,6 +132,8 @@ class ListRecaller:
         return [Hit(record, 0.8, "scripted") for record in records]
 
     async def remember(self, records: Sequence[Record], note: Note | None = None) -> int:
+        for record in records:
+            require_entry(record, note is not None)
         new = [record for record in records if record not in self.told]
         self.told += new
         return len(new)

@@ -22,9 +22,12 @@ from agents.workflows.content.outline import Writer
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
 from cluster.ids import Clock
 from cluster.telemetry import logger
+from memory.log import Note
 from memory.records import Origin, Record
 
 NAME: Final = "content"
+PROMOTION: Final = "rule:published"
+"""What is published is for everybody, and so for memory of every workflow."""
 PIECE: Final = "piece"
 """The kind of a published piece's record in memory."""
 OWN: Final = Label("trusted", "tenant")
@@ -131,7 +134,7 @@ async def _remember(turn: Turn, parts: PackParts, piece: article.Piece) -> None:
         origin=Origin("run", run=turn.run.run_id),
     )  # fmt: skip
     try:
-        await parts.memory.remember([record])
+        await parts.memory.remember([record], Note(PROMOTION, f"run {turn.run.run_id}"))
     except (Unavailable, Overloaded, DeadlineExceeded) as error:
         log.warning("run %s is not remembered: %s", turn.run.run_id, error)
 
