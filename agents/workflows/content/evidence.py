@@ -21,6 +21,7 @@ _CITED: Final = re.compile(r"\(E\d[^)]{0,40}\)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?;])\s+")
 _WORD: Final = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _MONEY: Final = re.compile(r"[€$£]")
+_NAMELESS: Final = frozenset(("the", "a", "an", "our", "and"))
 _ORDERS: Final = re.compile(
     r"\b(?:ignore|forget|disregard|override)\b.{0,40}\b(?:rules?|brief|evidence|instructions?"
     r"|prompt|above|previous|everything)\b"
@@ -133,9 +134,7 @@ def facts_of(text: str, sources: int = 0, thing: str = "") -> tuple[list[Fact], 
 
 def kind_of(text: str, thing: str = "") -> str:
     """What a fact tells, by its words other than the thing's name; OTHER when they tell nothing."""
-    name = words_of(thing)
-    words = (word.lower() for word in _WORD.findall(_MONEY.sub(" price ", text)))
-    said = [word for word in words if _singular(word) not in name]
+    said = [word for word in _said(_MONEY.sub(" price ", text)) if not names(thing, word)]
     return next((kind for kind in _WORDS if _has(said, kind)), OTHER)
 
 
@@ -150,14 +149,15 @@ def about(topic: str) -> str:
 
 
 def names(text: str, thing: str) -> bool:
-    """Whether a fact names the thing: it holds all of its words, in the singular or plural."""
-    wanted = words_of(thing)
-    return bool(wanted) and wanted <= words_of(text)
+    """Whether a text names the thing: it holds all of its words, in the singular or plural."""
+    held = {form for word in _said(text) for form in _forms(word)}
+    wanted = _said(thing)
+    return bool(wanted) and all(_forms(word) & held for word in wanted)
 
 
-def words_of(text: str) -> set[str]:
-    """The words of a text: small, without a plural's or an owner's s."""
-    return {_singular(w.lower()) for w in _WORD.findall(text)} - {"the", "a", "an", "our", "and"}
+def in_common(text: str, other: str) -> int:
+    """How many words of a text another one holds, in the singular or plural."""
+    return sum(names(other, word) for word in set(_said(text)))
 
 
 def fitting(facts: Sequence[Fact], thing: str) -> list[Fact]:
@@ -192,6 +192,20 @@ def _parts(line: str) -> list[str]:
     return [line] if len(line) <= MAX_EVIDENCE_CHARS else _SENTENCE.split(line)
 
 
-def _singular(word: str) -> str:
-    word = re.sub(r"['’]s?$", "", word)
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+def _said(text: str) -> list[str]:
+    """The words of a text in small letters, without an owner's s and those that name nothing."""
+    words = (re.sub(r"['’]s?$", "", word.lower()) for word in _WORD.findall(text))
+    return [word for word in words if word not in _NAMELESS]
+
+
+def _forms(word: str) -> set[str]:
+    """What the word is in the singular, as far as its end can tell: boxes is boxe or box."""
+    if len(word) < 4 or not word.endswith("s") or word.endswith("ss"):
+        return {word}
+    ends = {"s": ("",), "es": ("",), "ies": ("y",), "ves": ("f", "fe")}
+    return {word} | {
+        word.removesuffix(end) + single
+        for end, singles in ends.items()
+        if word.endswith(end)
+        for single in singles
+    }

@@ -19,7 +19,7 @@ from agents.workflows.content.article import (
     links,
     plain,
 )
-from agents.workflows.content.evidence import words_of
+from agents.workflows.content.evidence import names
 
 Severity = Literal["hard", "soft"]
 _EASY: Final = 50.0
@@ -50,8 +50,8 @@ def checked(piece: Piece, keywords: Sequence[str]) -> dict[str, Any]:
     `keywords` that it holds (`coverage`, 1.0 when none are asked for)."""
     text = plain(piece)
     ease = reading_ease(text)
-    held = words_of(f"{piece['title']} {piece['description']} {text}")
-    missing = [k for k in keywords if not words_of(k) <= held]
+    shown = f"{piece['title']} {piece['description']} {text}"
+    missing = [k for k in keywords if not names(shown, k)]
     coverage = 1 - len(missing) / len(keywords) if keywords else 1.0
     flaws = [
         *_length("title", piece["title"], TITLE, _LONGEST_TITLE),

@@ -17,7 +17,7 @@ from agents.turn import Acted, Turn
 from agents.workflows.content import article, outline, plan, seo, writing
 from agents.workflows.content.brief import Brief
 from agents.workflows.content.desk import ContentDesk
-from agents.workflows.content.evidence import about, facts_of, fitting, words_of
+from agents.workflows.content.evidence import about, facts_of, fitting, in_common
 from agents.workflows.content.outline import Writer
 from cluster.errors import DeadlineExceeded, Overloaded, Unavailable
 from cluster.ids import Clock
@@ -141,8 +141,7 @@ async def _remember(turn: Turn, parts: PackParts, piece: article.Piece) -> None:
 
 def _related(pieces: Sequence[Mapping[str, Any]], thing: str) -> list[Mapping[str, str]]:
     """Earlier pieces that share a word with what this one is about and can be linked to."""
-    words = words_of(thing)
-    scored = [(len(words & words_of(p["topic"])), p) for p in pieces if p["url"]]
+    scored = [(in_common(thing, p["topic"]), p) for p in pieces if p["url"]]
     best = sorted((row for row in scored if row[0]), key=lambda row: -row[0])
     return [piece for _, piece in best[:_RELATED]]
 
