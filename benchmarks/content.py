@@ -2,9 +2,11 @@
 
 Each case of `agents/workflows/content/evaluation.yaml` is one run on a desk of its own: real
 policy, real desk, and the routine model of a live stack (`--url`, or one that is started here;
-`--no-model` composes everything). What is counted: runs that told just the facts that fit and ended as they
-must; outlines that were right as the model wrote them; statements of the published texts with a
-word or a value that is in no such fact; texts that were composed because the model's did not hold.
+`--no-model` composes everything).
+
+What is counted: runs that told just the facts that fit and ended as they must; outlines that were
+right as the model wrote them; statements of the published texts with a word or a value that is in
+no such fact; texts that were composed because the model's did not hold.
 """
 
 import argparse
