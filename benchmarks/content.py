@@ -68,7 +68,9 @@ async def tried(case: dict[str, Any], folder: Path, chat: Chat) -> Told:
     (pack,) = load([NAME]).values()
     text = "\n".join(f"- {line}" for line in mixed(case))
     rehearsal = Rehearsal(pack, folder, chat=chat)
-    given = {name: case[name] for name in ("topic", "audience", "tone", "about") if name in case}
+    given: dict[str, Any] = {
+        n: case[n] for n in ("topic", "audience", "tone", "about") if n in case
+    }
     began = time.perf_counter()
     run = await rehearsal.run({**given, "text": text})
     seconds = time.perf_counter() - began
