@@ -88,12 +88,19 @@ class Driver:
         self._working: dict[str, asyncio.Task[None]] = {}
         self._keeping = asyncio.get_running_loop().create_task(self._keep_house())
         self._again: dict[str, Queued] = {}
+        self._held = False
         self._loop = asyncio.get_running_loop()
 
     @property
     def busy(self) -> bool:
         """Whether a turn is being worked on."""
         return bool(self._working)
+
+    def hold(self, on: bool) -> int:
+        """Begin no more turns, or take that back; how many are being worked on."""
+        self._held = on
+        self._begin()
+        return len(self._working)
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self.queue or run_id in self._resting
@@ -142,7 +149,7 @@ class Driver:
                 log.info("put %s to sleep", host)
 
     def _begin(self) -> None:
-        while turn := self.queue.next():
+        while not self._held and (turn := self.queue.next()):
             self._metrics.waited(turn.priority, self._clock.monotonic() - turn.since)
             task = self._loop.create_task(self._turn(turn))
             self._working[turn.run_id] = task

@@ -161,6 +161,11 @@ class Orchestrator(PeopleOffice, AgentOffice, ListOffice):
         """How many runs are queued or being worked on."""
         return self._driver.open()
 
+    async def drain(self, on: bool) -> int:
+        """Begin no more turns, or take that back; how many are being worked on. A new life of the
+        orchestrator begins turns again."""
+        return self._driver.hold(on)
+
     # --- runs
 
     async def submit(

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -136,6 +136,28 @@ class Database:
                 ),
                 {"c": component, "v": len(migrations)},
             )
+
+
+def schema_version(url: str, component: str, data_dir: Path) -> int:
+    """The schema that `component` has in a database now; 0 for none, and where there is no database
+    yet. Nothing is changed. Unavailable when the database does not answer."""
+    absolute = make_url(_absolute(url, data_dir))
+    if absolute.get_backend_name() == "sqlite" and not Path(str(absolute.database)).exists():
+        return 0
+    engine = create_engine(absolute)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("schema_versions"):
+                return 0
+            row = connection.execute(
+                text("SELECT version FROM schema_versions WHERE component = :c"), {"c": component}
+            ).first()
+    except DBAPIError as error:
+        shown = absolute.render_as_string(hide_password=True)
+        raise Unavailable(f"database {shown}", str(error.orig)) from None
+    finally:
+        engine.dispose()
+    return int(row[0]) if row else 0
 
 
 def _absolute(url: str, data_dir: Path) -> str:

@@ -40,11 +40,12 @@ class Replica:
 class Online:
     """Requests that somebody waits for: the time to the first token of nearly all of them of late
     (the 95th percentile), seconds, how many are in work, and how long ago the last came, seconds.
-    """
+    While the stack is `draining` nothing new is begun."""
 
     ttft_s: float = 0.0
     in_work: int = 0
     ago_s: float = float("inf")
+    draining: bool = False
 
     def __add__(self, other: "Online") -> "Online":
         """Those of two gateways: what is worse for who waits."""
@@ -52,7 +53,16 @@ class Online:
             max(self.ttft_s, other.ttft_s),
             self.in_work + other.in_work,
             min(self.ago_s, other.ago_s),
+            self.draining or other.draining,
         )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a gateway is told: the live replicas, and whether the stack is draining."""
+
+    replicas: list[Replica]
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,12 @@ class Directory:
         self._entries: dict[str, tuple[float, Replica]] = {}
         self._online: dict[str, tuple[float, Online]] = {}
         self._demands: dict[str, tuple[float, Mapping[str, Demand]]] = {}
+        self._draining = False
+
+    def drain(self, on: bool) -> None:
+        """Let nothing new be begun, or take that back. A restart of the directory takes it back,
+        too."""
+        self._draining = on
 
     def register(self, replica: Replica) -> None:
         """Enter a replica, or replace its entry; starts a lease."""
@@ -107,12 +123,12 @@ class Directory:
 
     def report(
         self, gateway: str, online: Online, demands: Mapping[str, Demand] | None = None
-    ) -> list[Replica]:
-        """What a gateway sees of its clients, and of each model's; the replicas, as `snapshot`."""
+    ) -> Seen:
+        """What a gateway sees of its clients, and of each model's; what it is to see."""
         until = self._clock.monotonic() + self._lease_s
         self._online[gateway] = (until, online)
         self._demands[gateway] = (until, demands or {})
-        return self.snapshot()
+        return Seen(self.snapshot(), self._draining)
 
     def demands(self) -> dict[str, Demand]:
         """What all gateways see asked of each model."""
@@ -128,7 +144,7 @@ class Directory:
         """What all gateways see of their clients."""
         now = self._clock.monotonic()
         self._online = {g: told for g, told in self._online.items() if told[0] > now}
-        return sum((online for _, online in self._online.values()), Online())
+        return sum((o for _, o in self._online.values()), Online(draining=self._draining))
 
     def _drop_expired(self) -> None:
         now = self._clock.monotonic()

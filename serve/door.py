@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cluster import tracing
-from cluster.errors import MainspringError
+from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Ids
 from cluster.telemetry import logger, request_id
 from serve.callers import PRINCIPAL
@@ -27,6 +27,20 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DRAINED_S: Final = 30.0
+"""When who is turned away from a draining stack may look again."""
+_WORK_PATHS: Final = frozenset(
+    f"/v1/{name}"
+    for name in (
+        "chat/completions",
+        "completions",
+        "responses",
+        "embeddings",
+        "runs",
+        "agents",
+        "batches",
+    )
+)
 OPEN_PATHS: Final = frozenset({"/healthz"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -102,12 +116,15 @@ class BodyLimit:
 
 
 class Door:
-    """`limit` holds for every body but those of the paths that begin as `larger` names."""
+    """`limit` holds for every body but those of the paths that begin as `larger` names. While the
+    stack is `draining` nobody but its own parts begins work."""
 
     def __init__(
         self, app: App, keeper: Doorkeeper, limit: BodyLimit, ids: Ids, names_answers: bool,
         larger: Mapping[str, BodyLimit] | None = None,
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
+        self._draining = draining
         self._app, self._keeper, self._limit, self._ids = app, keeper, limit, ids
         self._larger, self._names_answers = larger or {}, names_answers
 
@@ -155,10 +172,17 @@ class Door:
             require_same_site(headers)
             who = await self._keeper.admit(headers.get(b"authorization", ""))
             who.require(scope["path"])
+            if self._draining() and not who.trusted and _begins_work(scope):
+                raise Unavailable("Mainspring", "it is being drained", DRAINED_S)
             scope[PRINCIPAL] = who
         length = headers.get(b"content-length", "0")
         if length.isdigit() and int(length) > limit.bytes:
             raise TooLarge(limit.bytes)
+
+
+def _begins_work(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["method"] == "POST" and (path in _WORK_PATHS or path.endswith("/messages"))
 
 
 def _shown(scope: Scope) -> str:

@@ -62,6 +62,7 @@ def build_app(
     heads: Path | None = None,
     packs: Mapping[str, Pack] = NO_PACKS,
     outside: Sequence[OutsideSection] = (),
+    draining: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -72,7 +73,7 @@ def build_app(
     already. `larger` are paths whose bodies may be larger than the section says; `heads` is the
     folder of quality heads, without which no quality is predicted; `packs` are the workflows beside
     the built-in ones, by name; `outside` says which tenants' requests may go to which of the
-    catalog's outside models."""
+    catalog's outside models; while the stack is `draining` nothing new is begun."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -97,14 +98,14 @@ def build_app(
         *([] if books is None else _books(books)),
         *([] if office is None else _agents(office, clock, ids, timeout_s, packs)),
         *(more() for more in extra_routes),
-        OperationsRoutes(Readiness(catalog, engines, clock), meter, tellers).routes(),
+        OperationsRoutes(Readiness(catalog, engines, clock, draining), meter, tellers).routes(),
     ]
     app = FastAPI(title="Mainspring", openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     install(app)
     app.add_middleware(
         Door, keeper=keeper, ids=ids,
         limit=BodyLimit(section.max_body_bytes, section.body_timeout_s),
-        names_answers=names_answers, larger=larger or {},
+        names_answers=names_answers, larger=larger or {}, draining=draining,
     )  # fmt: skip
     for router in routers:
         app.include_router(router)

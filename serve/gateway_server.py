@@ -107,6 +107,7 @@ class Gateway:
             heads=around.data_dir / "router",
             packs=load(around.packs),
             outside=around.outside,
+            draining=self._watch.draining,
         )
 
     def _engines(self, clock: Clock, meter: Meter) -> Engines:

@@ -2,6 +2,7 @@
 engines sleep, which start when they are asked."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from starlette.responses import JSONResponse, Response
@@ -18,15 +19,23 @@ PROBE_S: Final = 20.0
 
 
 class Readiness:
-    """Ready when every model has generated a token; a success is believed for READY_FOR_S."""
+    """Ready when every model has generated a token; a success is believed for READY_FOR_S. Never
+    while the stack is `draining`: who balances load goes elsewhere then."""
 
-    def __init__(self, catalog: Catalog, engines: Engines, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, engines: Engines, clock: Clock,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._draining = draining
         self._catalog, self._engines, self._clock = catalog, engines, clock
         self._until = float("-inf")
         self._lock = asyncio.Lock()
 
     async def answer(self) -> Response:
         """GET /readyz: 200, or 503 with what is missing."""
+        if self._draining():
+            said = "not ready: the stack is being drained"
+            return Problem(503, said, "not_ready", None, 2.0).response()
         async with self._lock:
             if self._clock.monotonic() < self._until:
                 return JSONResponse({"status": "ready"})

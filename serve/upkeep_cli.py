@@ -1,4 +1,4 @@
-"""`mainspring status`, `logs`, `backup` and `restore`."""
+"""`mainspring status`, `logs`, `drain`, `upgrade`, `backup` and `restore`."""
 
 import json
 import time
@@ -30,6 +30,8 @@ def register(app: typer.Typer) -> None:
     app.command("backup")(backup)
     app.command("restore")(restore)
     app.command("logs")(show_logs)
+    app.command("drain")(drain)
+    app.command("upgrade")(upgrade)
 
 
 def status(
@@ -87,6 +89,53 @@ def show_logs(
             require(settings.data_dir)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def drain(
+    deadline: float = typer.Option(120.0, min=0.0, help="Wait at most so many seconds."),
+    resume: bool = typer.Option(False, "--resume", help="Begin work again."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Let the running stack end what is begun and begin nothing new. Exit status 3 when something
+    is left at the deadline."""
+    from agents.owners import orchestrator_names
+    from serve import draining, lifecycle
+    from serve.app import DIRECTORY
+
+    settings = load(profile)
+    running, home = require(settings.data_dir), home_of(settings.data_dir)
+    names = orchestrator_names(settings.agents.orchestrators)
+    with lifecycle.joined(running, home) as actor:
+        ask = asking(actor)
+        if resume:
+            draining.resume(ask, DIRECTORY, names)
+            console.print("work is begun again")
+            return
+        left = draining.drain(ask, DIRECTORY, names, deadline, lambda n: console.print(str(n)))
+    if not left.nothing:
+        raise typer.Exit(3)
+    console.print("drained: stop the stack, or take it back with mainspring drain --resume")
+
+
+def upgrade(
+    out: Path | None = typer.Option(None, help="The backup; default: mainspring-TIME.tar.gz here."),
+    profile: str | None = PROFILE,
+) -> None:
+    """Bring the databases of a stopped stack to this version's schemas, after a backup. When it
+    fails, the backup restores what was."""
+    from serve import upgrading
+
+    settings = load(profile)
+    claim = Claim(home_of(settings.data_dir))  # nobody starts it meanwhile
+    try:
+        now = SystemClock().now()
+        file = out or Path(kept.name_of(now))
+        made = kept.backup(settings, file.resolve(), now)
+        console.print(f"{file}: {made.bytes / 1e6:.1f} MB of state", markup=False)
+        for change in upgrading.upgrade(settings):
+            console.print(str(change), markup=False)
+    finally:
+        claim.release()
 
 
 def asking(actor: Callable[[str], Any]) -> Callable[..., Any]:

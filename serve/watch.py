@@ -6,7 +6,7 @@ from typing import Final
 
 from cluster.ids import Clock
 from cluster.telemetry import logger
-from serve.directory import LEASE_S, Demand, Online, Replica, find_directory
+from serve.directory import LEASE_S, Demand, Online, Replica, Seen, find_directory
 
 log = logger("gateway")
 
@@ -28,13 +28,17 @@ class Watch:
         of each model's."""
         self._directory, self._clock = directory, clock
         self._gateway, self._online, self._demands = gateway, online, demands
-        self._seen: list[Replica] = []
+        self._seen = Seen([])
         self._at = float("-inf")
         self._task = asyncio.ensure_future(self._poll())
 
     def replicas(self) -> Sequence[Replica]:
         fresh = self._clock.monotonic() - self._at < LEASE_S
-        return self._seen if fresh else ()
+        return self._seen.replicas if fresh else ()
+
+    def draining(self) -> bool:
+        """Whether nothing new is to be begun, as last heard."""
+        return self._seen.draining
 
     def stop(self) -> None:
         self._task.cancel()

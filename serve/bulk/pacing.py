@@ -46,6 +46,8 @@ def next_pace(
     that can be seen, SEEN_S later."""
     if now - pace.at < STEP_S:
         return pace
+    if online.draining:
+        return Pace(0.0, now, "the stack is being drained", pace.lowered)
     slow = online.ttft_s > target_s
     quiet = online.in_work == 0 and online.ago_s > QUIET_S
     told = f"first tokens online take {online.ttft_s:.2f} s of {target_s:.2f}"

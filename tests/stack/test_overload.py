@@ -1,4 +1,5 @@
-"""The live engines stop for who has gone, and take priorities and the class of work."""
+"""The live engines stop for who has gone, and take priorities and the class of work; a stack that is
+drained begins nothing new, and can be taken back."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -70,3 +71,27 @@ def test_batch_work_and_priorities_are_taken_by_the_live_engine(http: httpx.Clie
         assert http.post("/v1/chat/completions", json={**body, **fields}).status_code == 200
     refused = http.post("/v1/chat/completions", json={**body, "priority": 10**9})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "priority")
+
+
+def test_a_drained_stack_turns_work_away_until_it_is_taken_back(
+    http: httpx.Client, demo: Demo
+) -> None:
+    body = {"model": "routine", "max_tokens": 4, "messages": LONG["messages"]}
+    done = demo.mainspring("drain", "--deadline", "60")
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        refused = http.post("/v1/chat/completions", json=body)
+        assert (refused.status_code, "drained" in refused.text) == (503, True)
+        assert int(refused.headers["retry-after"]) > 0
+        assert http.get("/readyz").status_code == 503
+    finally:
+        back = demo.mainspring("drain", "--resume")
+    assert back.returncode == 0, back.stdout + back.stderr
+    until(lambda: http.post("/v1/chat/completions", json=body).status_code == 200, 10)
+
+
+def test_the_logs_of_its_processes_are_shown_as_one(demo: Demo) -> None:
+    shown = demo.mainspring("logs", "--level", "INFO")
+    assert shown.returncode == 0, shown.stderr
+    assert "engine routine answers at" in shown.stdout
+    assert demo.mainspring("logs", "--run", "no-such-run").stdout.strip() == ""
