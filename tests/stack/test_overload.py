@@ -1,5 +1,5 @@
-"""The live engines stop for who has gone, and take priorities and the class of work; a stack that is
-drained begins nothing new, and can be taken back."""
+"""The live engines stop for who has gone, and take priorities and the class of work; a stack
+that is drained begins nothing new, and can be taken back."""
 
 import time
 from collections.abc import Callable, Iterator
