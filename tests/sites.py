@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,18 +19,20 @@ PASSWORD = "abcd EFGH 1234"
 
 class Site:
     """A site's posts as WordPress keeps and shows them; `lost` answers are made and never heard,
-    `status` other than 0 is what everything is answered with."""
+    `status` other than 0 is what everything is answered with, each after `slow_s` seconds."""
 
     def __init__(self) -> None:
         self.posts: list[dict[str, Any]] = []
         self.asked: list[str] = []
         self.lost = 0
         self.status = 0
+        self.slow_s = 0.0
         self.chat: Any = {"topics": ["Light for small rooms"], "channels": ["newsletter", "fax"]}
 
     def answer(self, method: str, path: str, headers: Any, body: str) -> tuple[int, Any]:
         where = urlsplit(path)
         self.asked.append(f"{method} {where.path}")
+        time.sleep(self.slow_s)
         if self.status:
             return self.status, {"code": "rest_error", "message": "no"}
         if where.path == "/v1/chat/completions":

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from tests.sites import PASSWORD, POSTS, Site, mcp_search, serving
 
 pytestmark = pytest.mark.enable_socket
 SLUG = "the-new-oak-lamp"
+PIECE: dict[str, Any] = {
+    "slug": "a", "topic": "a", "title": "A", "description": "",
+    "sections": [{"heading": "Price", "passages": []}],
+    "sources": [], "related": [], "posts": {}, "leads": {},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -82,6 +88,23 @@ async def test_killed_at_any_border_wordpress_has_one_post(
         assert office.ended[0] == "published" and len(site.posts) == 1
         number += 1
     assert number > 15
+
+
+def test_a_call_beside_one_that_is_under_way_makes_no_second_post(
+    room: Newsroom, site: Site
+) -> None:
+    site.slow_s = 0.2
+    with serving(site) as url:
+        file = _named(room, publish=_wordpress(url))
+        desk = ContentDesk(file.parent, FakeClock())
+        with ThreadPoolExecutor(3) as threads:
+            asked = [
+                threads.submit(desk.perform, "publish", "k1", "a", {"piece": PIECE})
+                for _ in range(3)
+            ]
+            receipts = [one.result() for one in asked]
+    assert len(site.posts) == 1
+    assert sorted(receipt["repeated"] for receipt in receipts) == [False, True, True]
 
 
 async def test_another_s_slug_is_left_alone_and_free_again_here(room: Newsroom, site: Site) -> None:
@@ -256,12 +279,7 @@ async def test_a_file_that_is_there_already_is_left_alone(room: Newsroom) -> Non
 
 def test_the_same_key_with_another_piece_is_a_conflict(tmp_path: Path) -> None:
     desk = ContentDesk(tmp_path, FakeClock())
-    section = {"heading": "Price", "passages": []}
-    piece = {
-        "slug": "a", "topic": "a", "title": "A", "description": "", "sections": [section],
-        "sources": [], "related": [], "posts": {}, "leads": {},
-    }  # fmt: skip
-    first = desk.perform("publish", "k1", "a", {"piece": piece})
-    assert desk.perform("publish", "k1", "a", {"piece": piece}) == first | {"repeated": True}
+    first = desk.perform("publish", "k1", "a", {"piece": PIECE})
+    assert desk.perform("publish", "k1", "a", {"piece": PIECE}) == first | {"repeated": True}
     with pytest.raises(Conflict):
-        desk.perform("publish", "k1", "a", {"piece": {**piece, "title": "B"}})
+        desk.perform("publish", "k1", "a", {"piece": {**PIECE, "title": "B"}})

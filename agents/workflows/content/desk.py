@@ -7,6 +7,7 @@ one.
 """
 
 import json
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ class ContentDesk(SqliteDesk):
         files.mkdir(parents=True, exist_ok=True)
         self._services = services.read(folder)
         self._publisher = publisher(self._services.publish, files)
+        self._publishing = threading.Lock()
 
     def perform(self, tool: str, key: str, subject: str, args: dict[str, Any]) -> Receipt:
         match tool:
@@ -90,15 +92,17 @@ class ContentDesk(SqliteDesk):
 
     def _publish(self, key: str, slug: str, args: dict[str, Any]) -> Receipt:
         told: Receipt = {}
-        if self.find(key) is None:
-            self._reserve(key, slug, args["piece"])
-            try:
-                # Outside of the transaction: the world may take its time.
-                told = self._publisher.publish(key, args["piece"])
-            except (Conflict, InvalidInput):
-                self._release(key, slug)
-                raise
-        return self.once(key, "publish", slug, args, lambda: self._published(slug, told))
+        # One at a time: a call that nobody waits for any more may still be under way.
+        with self._publishing:
+            if self.find(key) is None:
+                self._reserve(key, slug, args["piece"])
+                try:
+                    # Outside of the transaction: the world may take its time.
+                    told = self._publisher.publish(key, args["piece"])
+                except (Conflict, InvalidInput):
+                    self._release(key, slug)
+                    raise
+            return self.once(key, "publish", slug, args, lambda: self._published(slug, told))
 
     def _reserve(self, key: str, slug: str, piece: dict[str, Any]) -> None:
         leads = {SITE: piece["sections"][0]["heading"].lower(), **piece["leads"]}

@@ -7,7 +7,7 @@ can't be used is asked for once more; then the outline is composed from the fact
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents.chat import Chat
@@ -17,6 +17,8 @@ from agents.workflows.prompts import NO_ANSWER, outline_messages
 from cluster.errors import InvalidInput
 
 ATTEMPTS: Final = 2
+AT_ONCE: Final = 4
+"""The most questions of a run that wait for an answer at a time."""
 _TOKENS: Final = 120
 _POINT: Final = re.compile(r"^\s*-\s*(E[1-9][0-9]?)\s*:\s*\S", re.MULTILINE)
 MODEL, COMPOSED, BOTH = "model", "composed", "both"
@@ -33,6 +35,7 @@ class Writer:
     topic: str
     audience: str
     tone: str
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def ask(
         self, messages: list[dict[str, str]], name: str, attempt: int, max_tokens: int
@@ -40,10 +43,12 @@ class Writer:
         """The model's answer, "" when it takes no such request or did not come to an end; and what
         that took."""
         try:
-            answer = await self.chat.complete(
-                self.model, messages, max_tokens=max_tokens, timeout_s=self.timeout_s,
-                request_id=f"{self.run}-{name}-{attempt}", seed=attempt, temperature=0.4 * attempt,
-            )  # fmt: skip
+            async with self.slots:
+                answer = await self.chat.complete(
+                    self.model, messages, max_tokens=max_tokens, timeout_s=self.timeout_s,
+                    request_id=f"{self.run}-{name}-{attempt}", seed=attempt,
+                    temperature=0.4 * attempt,
+                )  # fmt: skip
         except InvalidInput:
             return "", {}
         return "" if answer.truncated else answer.text.strip(), answer.usage()
