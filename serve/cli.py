@@ -22,6 +22,7 @@ from serve import (
     keys_cli,
     lists_cli,
     mcp_cli,
+    models_cli,
     new_cli,
     operator_cli,
     report,
@@ -46,6 +47,7 @@ app.add_typer(memory, name="memory")
 app.add_typer(distill, name="distill")
 app.add_typer(batch, name="batch")
 app.add_typer(new_cli.new, name="new")
+app.add_typer(models_cli.models, name="models")
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
