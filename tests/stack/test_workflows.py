@@ -81,6 +81,26 @@ def test_a_workflow_that_a_user_made_runs_beside_the_shipped_ones(demo: Demo) ->
     assert "the invoice is due on Friday" in ended["result"]["text"]
 
 
+def test_a_table_is_a_run_a_row_and_none_twice(demo: Demo, tmp_path: Path) -> None:
+    table, out = tmp_path / "sales.csv", tmp_path / "out.jsonl"
+    table.write_text(
+        "custom_id,subject,order,unit,paid_cents,delivered\n"
+        "a,VASE-01,LO-1,u1,3900,2026-11-20\n"
+        "b,VASE-01,LO-1,u2,3900,2026-11-20\n"
+        "c,VASE-01,LO-1,u3,0,2026-11-20\n",
+        encoding="utf-8",
+    )
+    words = ("run", "shop", "--table", str(table), "--set", "task=sale", "--out", str(out))
+    for _ in range(2):
+        done = demo.mainspring(*words)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "2 done, 1 not done, 0 not ended" in done.stdout
+        told = {t["custom_id"]: t for t in map(json.loads, out.read_text("utf-8").splitlines())}
+        assert "paid_cents" in told["c"]["error"]
+        stocks = {told[id]["result"]["stock"] for id in "ab"}
+        assert max(stocks) - min(stocks) == 1
+
+
 def test_what_a_workflow_does_not_take_is_refused_by_its_field(demo: Demo) -> None:
     body = {"workflow": "shop", "input": {"task": "price", "subject": "RUG-01", "price_cents": 0}}
     answer = httpx.post(f"{demo.url}/v1/runs", json=body, timeout=30)
