@@ -7,6 +7,7 @@ changes, so it is built anew where it is needed and stays in this process.
 Money is in integer cents, times are seconds since the epoch (UTC), days are ISO dates.
 """
 
+import hashlib
 import json
 import sqlite3
 from pathlib import Path
@@ -69,6 +70,21 @@ class DeskFile(SqliteDesk):
             elif tuple(found)[:5] != ticket:
                 raise Conflict(f"ticket {id}", "this id holds another ticket")
         return {"id": id, "customer": customer, "repeated": found is not None}
+
+    def customer_for(self, email: str, name: str, since: str) -> str:
+        """The id of whom that address belongs to; who is new is entered, as a customer `since` that
+        day. InvalidInput for what is no address."""
+        address = email.strip()
+        if "@" not in address[1:-1] or len(address) > 254:
+            raise InvalidInput("email", email, "an e-mail address")
+        with self.transaction():
+            found = self.one("select id from customers where lower(email) = lower(?)", address)
+            if found is not None:
+                return str(found["id"])
+            id = f"C-{hashlib.sha256(address.lower().encode()).hexdigest()[:10]}"
+            row = (id, name.strip() or address.partition("@")[0], address, "", "", since)
+            self._db.execute("insert into customers values (?,?,?,?,?,?)", row)
+        return id
 
     # --- reading
 

@@ -28,6 +28,7 @@ from serve import (
     report,
     router_cli,
     run_cli,
+    tickets_cli,
     tools_cli,
     upkeep_cli,
 )
@@ -48,6 +49,7 @@ app.add_typer(distill, name="distill")
 app.add_typer(batch, name="batch")
 app.add_typer(new_cli.new, name="new")
 app.add_typer(models_cli.models, name="models")
+app.add_typer(tickets_cli.tickets, name="tickets")
 
 console = Console(highlight=False, soft_wrap=True)
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")

@@ -56,7 +56,7 @@ def run(
     """Have a workflow done: content, shop, or one of your own. Exit status 1 when it was not done,
     3 when it has not ended. The key is read from MAINSPRING_API_KEY."""
     given = {**_file(input), **_brief(brief), **_fields(set)}
-    address = url or _address(profile)
+    address = url or address_of(profile)
     if table is not None:
         tabled = _table(address, workflow, table, given, key, at_once, timeout, out)
         raise typer.Exit(asyncio.run(tabled))
@@ -176,7 +176,8 @@ def _show(ended: dict[str, Any]) -> None:
     console.print(f"{len(usage)} model calls, {tokens} tokens, ${usd:.6f}")
 
 
-def _address(profile: str | None) -> str:
+def address_of(profile: str | None) -> str:
+    """Where the stack of this data folder answers, or would."""
     from serve.running import find
 
     settings = load(profile)
