@@ -49,6 +49,7 @@ def imported(
     added: list[str] = []
     try:
         desk.seed(infra_path("", settings.support.desk))
+        before = desk.counts()["customers"]
         for found in track(ticket_files.tickets(file, read_as), "tickets", console=console):
             wrong = found if isinstance(found, Wrong) else _opened(desk, found, counts)
             if wrong is not None:
@@ -57,10 +58,11 @@ def imported(
                     console.print(f"{wrong.where}: {wrong.why}", markup=False)
             elif isinstance(found, Ticket) and work:
                 added.append(found.id)
+        customers = desk.counts()["customers"] - before
     finally:
         desk.close()
     told = f"{counts['added']} added, {counts['known']} there already, {counts['wrong']} wrong"
-    console.print(f"{told}; {counts['customers']} new customers")
+    console.print(f"{told}; {customers} new customers")
     if work:
         asyncio.run(_worked(profile, added))
     if counts["wrong"]:
@@ -68,14 +70,11 @@ def imported(
 
 
 def _opened(desk: HelpDesk, ticket: Ticket, counts: Counter[str]) -> Wrong | None:
-    before = desk.counts()["customers"] if ticket.email else 0
     try:
         customer = ticket.customer or desk.customer_for(ticket.email, ticket.name, ticket.received)
         opened = desk.open_ticket(ticket.id, customer, ticket.subject, ticket.body, ticket.received)
     except (NotFound, Conflict, InvalidInput) as error:
         return Wrong(f"ticket {ticket.id}", str(error))
-    if ticket.email:
-        counts["customers"] += desk.counts()["customers"] - before
     counts["known" if opened["repeated"] else "added"] += 1
     return None
 
