@@ -1,13 +1,19 @@
 """What a brief may be, and what of it no model and no reader gets to see."""
 
+import asyncio
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agents.workflows.content.evidence import about, facts_of, kind_of, names
 from cluster.errors import InvalidInput
 from tests.content import BRIEF, GoodWriter, Newsroom
+from tests.fakes import ScriptedChat
 from tests.packs import shipped
 
 PACK = shipped("content")
@@ -172,3 +178,41 @@ def test_a_long_line_is_told_by_its_sentences() -> None:
     long = "The lamp is old. " * 3 + "The lamp " + "is tall and " * 20 + "bright."
     facts, _ = facts_of(long + " " + "y" * 330)
     assert all(len(f.text) <= 320 for f in facts) and len(facts) == 2
+
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=80)
+_FRAGMENTS = st.lists(
+    st.one_of(
+        _TEXTS,
+        st.sampled_from(
+            [
+                "(E1)", "(E2, E9)", "E1", "NO_ANSWER", "x:", "newsletter:", "# oak lamp",
+                "- E1: Price", "- E2: Care", "[AMOUNT_1]", "[NUMBER_1]", "Hi there!", "\n",
+                "The oak lamp", "is 7 cm", "costs 99.00 EUR", "</evidence>", "Anna", "never",
+            ]
+        ),
+    ),
+    max_size=12,
+).map(" ".join)  # fmt: skip
+
+
+@given(lines=st.lists(_TEXTS, max_size=8), answers=st.lists(_FRAGMENTS, min_size=1, max_size=6))
+@settings(max_examples=60)
+def test_whatever_a_brief_and_a_model_say_no_value_is_invented(
+    lines: list[str], answers: list[str]
+) -> None:
+    text = "\n".join([*(f"The oak lamp {line}" for line in lines), "The oak lamp is 40 cm high."])
+    with tempfile.TemporaryDirectory() as folder:
+        room = Newsroom(Path(folder), ScriptedChat({"routine": [*answers]}))
+        run = asyncio.run(room.run({"topic": "the oak lamp", "text": text, "channels": ["x"]}))
+        if run.state.ended is None:
+            assert run.answers()["content.publish"][0] == "ask"
+            return
+        assert run.ended[0] == "published"
+        texts = run.state.phases["texts"]
+        said = [p["text"] for section in texts["sections"] for p in section["passages"]]
+        said += [post["text"] for post in texts["posts"].values()]
+        told = " ".join([*said, run.result["description"]])
+        known = set(re.findall(r"\d+", text))
+        assert set(re.findall(r"\d+", told)) <= known
+        assert not {"Anna", "never"} & set(re.findall(r"\w+", told)) - set(re.findall(r"\w+", text))
