@@ -197,7 +197,7 @@ _FRAGMENTS = st.lists(
 
 
 @given(lines=st.lists(_TEXTS, max_size=8), answers=st.lists(_FRAGMENTS, min_size=1, max_size=6))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_whatever_a_brief_and_a_model_say_no_value_is_invented(
     lines: list[str], answers: list[str]
 ) -> None:
