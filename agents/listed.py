@@ -1,9 +1,7 @@
 """Runs and receipts as they are listed: filtered, in pages that stay right while new ones come.
 
-What a run ended as, and a line for each receipt, are noted in tables beside the events. `look`
-makes them of the events, from where it left off, and nothing else writes them: a journal of an
-earlier version is taken in by looking. A page is asked for by the id that the page before ended
-with, so what is added meanwhile moves nothing.
+They are read from lines that `agents/looking.py` makes of the journal. A page is asked for by the
+id that the page before ended with, so what is added meanwhile moves nothing.
 
 Not covered: proof. A line is where to look; the receipt itself is made of a verified chain
 (`agents/receipts.py`).
@@ -13,39 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Generic, TypeVar, get_args
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
-from agents.events import Answer, RunEnded, StepDecided, parse
+from agents.events import Answer
 from agents.journal import require_line
 from agents.journal_sql import SqlJournal
-from agents.receipts import OUTCOMES, outcome_of, undone
+from agents.looking import look
+from agents.receipts import OUTCOMES
 from agents.state import Status
 from cluster.errors import InvalidInput
 
 MAX_LISTED: Final = 100
-AT_ONCE: Final = 100
-"""So many runs are looked at in one transaction."""
-_EVENTS: Final = 2_000
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 ANSWERS: Final[tuple[str, ...]] = get_args(Answer)
 
-_MOVED: Final = (
-    "SELECT run_id, tenant, workflow, agent, last_seq, listed_seq FROM runs"
-    " WHERE last_seq > listed_seq ORDER BY run_id LIMIT :n"
-)
 _BEHIND: Final = text("SELECT count(*) FROM runs WHERE last_seq > listed_seq")
-_NEW: Final = text(
-    "SELECT seq, at, payload FROM events WHERE run_id = :r AND seq > :after ORDER BY seq LIMIT :n"
-)
-_DECIDED: Final = text(
-    "INSERT INTO receipts VALUES (:r, :step, :seq, :t, :w, :a, :tool, :answer, :rule, :outcome,"
-    " :at) ON CONFLICT (run_id, step) DO UPDATE SET tool = :tool, answer = :answer, rule = :rule,"
-    " outcome = :outcome"
-)
-_CAME: Final = text("UPDATE receipts SET outcome = :outcome WHERE run_id = :r AND step = :step")
-_ENDED: Final = text("UPDATE runs SET decision = :d, ended_at = :at WHERE run_id = :r")
-_SEEN: Final = text("UPDATE runs SET listed_seq = :s WHERE run_id = :r")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,15 +177,9 @@ class Listed:
         return _page([ListedReceipt(*row) for row in found], asked.limit, behind)
 
     def look(self) -> bool:
-        """Take in what AT_ONCE of the runs that moved have journaled; whether there may be
-        more."""
+        """See `agents.looking.look`."""
         with self._journal.connection() as connection:
-            # Of two who look, neither waits for the other, nor for a run that is being moved.
-            postgres = connection.dialect.name == "postgresql"
-            moved = text(f"{_MOVED} FOR UPDATE SKIP LOCKED" if postgres else _MOVED)
-            rows = connection.execute(moved, {"n": AT_ONCE}).all()
-            whole = [_taken_in(connection, *row) for row in rows]
-        return len(rows) == AT_ONCE or not all(whole)
+            return look(connection)
 
     def _found(
         self, table: _Table, asked: _Asked, last: tuple[Any, ...] | None
@@ -245,35 +219,6 @@ def _place(
     if row is None:
         raise InvalidInput("after", asked.after, "the `last_id` of a page")
     return (float(row[0]), *last)
-
-
-def _taken_in(
-    connection: Connection, run: str, tenant: str, workflow: str, agent: str, last: int, seen: int
-) -> bool:
-    """Whether that was all of the run."""
-    rows = connection.execute(_NEW, {"r": run, "after": seen, "n": _EVENTS}).all()
-    for seq, at, data in rows:
-        try:
-            payload = parse(data)
-        except ValidationError:
-            continue  # somebody changed it: `mainspring audit verify` names it
-        match payload:
-            case StepDecided():
-                given = {
-                    "r": run, "step": payload.step, "seq": seq, "t": tenant, "w": workflow,
-                    "a": agent, "tool": payload.tool, "answer": payload.answer,
-                    "rule": payload.rule, "outcome": undone(payload), "at": at,
-                }  # fmt: skip
-                connection.execute(_DECIDED, given)
-            case RunEnded(decision=decision):
-                connection.execute(_ENDED, {"r": run, "d": decision, "at": at})
-            case _ if (came := outcome_of(payload)) is not None:
-                given = {"r": run, "step": payload.step, "outcome": came["state"]}
-                connection.execute(_CAME, given)
-    # Fewer than were asked for are the last ones, whatever the head says.
-    whole = len(rows) < _EVENTS
-    connection.execute(_SEEN, {"r": run, "s": last if whole else rows[-1].seq})
-    return whole
 
 
 def _page(rows: Sequence[T], limit: int, behind: int) -> Page[T]:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from agents import listed as module
+from agents import looking
 from agents.events import (
     EffectDone,
     EffectFailed,
@@ -198,7 +198,7 @@ def test_what_an_earlier_version_has_journaled_is_taken_in(
     Database(url, "journal", MIGRATIONS[:5], tmp_path).close()
     monkeypatch.setattr("agents.journal_schema.MIGRATIONS", MIGRATIONS[:5])
     earlier = SqlJournal(url, tmp_path, FakeClock(), CountingIds())
-    made = [_run(earlier, str(n), [*STORIES["done"], ENDED]) for n in range(module.AT_ONCE + 5)]
+    made = [_run(earlier, str(n), [*STORIES["done"], ENDED]) for n in range(looking.AT_ONCE + 5)]
     earlier.close()
     monkeypatch.undo()
     journal = SqlJournal(url, tmp_path, FakeClock(), CountingIds())
@@ -215,7 +215,7 @@ def test_what_an_earlier_version_has_journaled_is_taken_in(
 def test_a_long_run_is_taken_in_a_part_at_a_time(
     journal: SqlJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_EVENTS", 3)
+    monkeypatch.setattr(looking, "_EVENTS", 3)
     run = _run(journal, "1", [_decided(f"s{n}") for n in range(7)])
     lists = Listed(journal)
     seen = []

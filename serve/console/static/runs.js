@@ -3,6 +3,7 @@ import { choice, field, h, notice, pairs, said, seconds, shown, table, usd, when
 import { pages, times } from "./pages.js";
 
 const STATUSES = ["", "open", "waiting", "parked", "paused", "ended"];
+const SHOWN = 500; // entries of a timeline
 const HEADS = ["run", "workflow", "agent", "status", "decision", "began", "#lasted"];
 
 export async function runs(place, signal) {
@@ -47,8 +48,10 @@ export async function run(place, signal, id) {
     acts.replaceChildren(...(over
       ? (state.decision === "failed" || state.decision === "cancelled" || state.decision === "escalated" ? [act("retry", "Retry")] : [])
       : [state.status === "paused" ? act("resume", "Resume") : act("pause", "Pause", "quiet"), act("cancel", "Cancel", "danger")]));
+    const earlier = Math.max(0, told.data.length - SHOWN);
     line.replaceChildren(
-      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.data.map((e) => [
+      ...(earlier ? [h("p", { class: "soft" }, `${earlier} entries before these are left out here; `, h("code", {}, `mainspring runs show ${id}`), " has all.")] : []),
+      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.data.slice(earlier).map((e) => [
         `${e.at.toFixed(2)} s`, e.kind, said(e.name), said(e.state), e.seconds ? seconds(e.seconds) : "", e.usd ? usd(e.usd) : "", said(e.note),
       ])),
       ...(state.result ? [h("h2", {}, "Result"), shown(state.result)] : []),
