@@ -88,6 +88,30 @@ async def test_an_invented_fact_is_replaced_by_the_brief_s_own_words(room: Newsr
 
 
 @pytest.mark.parametrize(
+    "post",
+    [
+        "x: Hi there! (E1) The oak lamp is made of sullid oak and brass.",
+        "x: Hi there! (E1) The elegant oak lamp is made of solid oak and brass.",
+        "x: Hi there! (E1) The oak lamp is not made of solid oak and brass.",
+        "x: Hi there! (E1) The oak lamp is made of solid oak and brass. It is from Berlin.",
+        "x: Hi there! The oak lamp is made of solid oak and brass.",
+    ],
+)
+async def test_a_post_with_a_word_of_its_own_is_composed(room: Newsroom, post: str) -> None:
+    room.chat = ScriptedChat({"routine": [post]})
+    run = await room.run({**BRIEF, "channels": ["x"]})
+    assert run.result["posts"]["x"]["by"] == "composed"
+    assert run.result["posts"]["x"]["text"] == f"Hi there! {FACTS[0]}"
+
+
+async def test_a_post_in_the_facts_own_words_stays_as_it_is_written(room: Newsroom) -> None:
+    post = "x: Hi there! (E1) This oak lamp is of brass and solid oak."
+    room.chat = ScriptedChat({"routine": [post]})
+    run = await room.run({**BRIEF, "channels": ["x"]})
+    assert run.result["posts"]["x"]["by"] == "model"
+
+
+@pytest.mark.parametrize(
     "outline",
     ["", "NO_ANSWER", "- E9: Price", "- E4: Price", "- E1: Material\n- E1: Care", "all of them"],
 )

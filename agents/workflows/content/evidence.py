@@ -21,6 +21,7 @@ _CITED: Final = re.compile(r"\(E\d[^)]{0,40}\)")
 _SENTENCE: Final = re.compile(r"(?<=[.!?;])\s+")
 _WORD: Final = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _MONEY: Final = re.compile(r"[€$£]")
+_LONG_WORD: Final = 4
 _NAMELESS: Final = frozenset(("the", "a", "an", "our", "and"))
 _ORDERS: Final = re.compile(
     r"\b(?:ignore|forget|disregard|override)\b.{0,40}\b(?:rules?|brief|evidence|instructions?"
@@ -158,6 +159,12 @@ def names(text: str, thing: str) -> bool:
 def in_common(text: str, other: str) -> int:
     """How many words of a text another one holds, in the singular or plural."""
     return sum(names(other, word) for word in set(_said(text)))
+
+
+def own_words(text: str, known: str) -> list[str]:
+    """The longer words of a text that are not in what is `known`, in the singular or plural."""
+    held = {form for word in _said(known) for form in _forms(word)}
+    return [word for word in _said(text) if len(word) >= _LONG_WORD and not _forms(word) & held]
 
 
 def fitting(facts: Sequence[Fact], thing: str) -> list[Fact]:

@@ -6,9 +6,9 @@ A sheet has numbers of its own (E1, [NUMBER_1]): the reference model is taught s
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agents.grounding import check
+from agents.grounding import STOCK, check
 from agents.references import References
-from agents.workflows.content.evidence import Fact
+from agents.workflows.content.evidence import Fact, own_words
 from agents.workflows.prompts import Evidence, cited, without_citations
 
 SIZE: Final = 6
@@ -37,8 +37,12 @@ class Sheet:
         return next(id for id, known in self._by_id.items() if known == fact)
 
     def findings(self, text: str) -> list[str]:
-        """What a text says that its facts do not."""
-        return [str(f) for f in check(text, self.evidence, self._references, self._own)]
+        """What a text says that its facts do not. Each longer word has to be theirs, or one that
+        a polite letter holds: a small model misspells what it copies, and a large one decorates."""
+        found = [str(f) for f in check(text, self.evidence, self._references, self._own)]
+        known = " ".join((*(fact.text for fact in self.facts), self._own, *STOCK))
+        strange = own_words(self.rendered(text), known) if not found else []
+        return [*found, *(f"word in no fact: {word}" for word in strange)]
 
     def rendered(self, text: str) -> str:
         """A text as people read it: with the values, without the citations."""
