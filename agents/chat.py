@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
-
-import openai
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.workflows.prompts import Message
 from cluster import tracing
 from cluster.errors import DeadlineExceeded, InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    import openai
 
 on_behalf: ContextVar[Mapping[str, str]] = ContextVar("on_behalf", default=MappingProxyType({}))
 """For whom this task works: `tenant`, `agent`, `run`, `workflow`. The gateway bills by them."""
@@ -69,6 +70,9 @@ class HttpChat:
     """Chat over an OpenAI-compatible address."""
 
     def __init__(self, base_url: str, api_key: str = "none", retries: int = 2) -> None:
+        # Only who asks models loads the client: connectors know its errors' names at most.
+        import openai
+
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=retries)
 
     async def complete(
@@ -83,6 +87,8 @@ class HttpChat:
         seed: int = 0,
         temperature: float = 0.0,
     ) -> Completion:
+        import openai
+
         body: dict[str, Any] = {}
         if schema is not None:
             body["response_format"] = {
@@ -132,7 +138,7 @@ def _billed() -> dict[str, str]:
     return found | ({tracing.HEADER: within} if within else {})
 
 
-def _ours(model: str, timeout_s: float, error: openai.APIStatusError) -> Exception:
+def _ours(model: str, timeout_s: float, error: "openai.APIStatusError") -> Exception:
     if error.status_code in {408, 504}:
         return DeadlineExceeded(f"model {model}", timeout_s)
     if error.status_code >= 500 or error.status_code == 429:

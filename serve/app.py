@@ -19,7 +19,7 @@ import aiohttp
 import ray
 from ray import serve as ray_serve
 
-from agents.connector import Connector, start_desk
+from agents.connector import Connector
 from agents.facts import Thresholds
 from agents.guarding import KEYS, audit, guard, mint, server_guard
 from agents.host import start_host
@@ -28,6 +28,7 @@ from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
+from agents.pack_connector import start_desk
 from agents.packs import load, policy
 from agents.servers import Servers
 from agents.toolbox import PINS

@@ -62,7 +62,7 @@ def runs_list(
         agent=agent, since=moment("since", since, 0.0), until=moment("until", until, 1e12),
         after=after, limit=min(limit, MAX_LISTED),
     )  # fmt: skip
-    table = Table("run", "workflow", "ticket", "decision", "verdict", box=None)
+    table = Table("run", "workflow", "about", "decision", "verdict", box=None)
     with opened(settings) as journal:
         listed = caught_up(Listed(journal))
         for row in islice(_all(listed.runs, asked), limit):
@@ -140,8 +140,9 @@ def _run(journal: Journal, row: ListedRun) -> list[Any]:
     started: Any = journal.read(row.id, limit=1)[0].payload
     judged = journal.judgements(row.id)
     verdict = judged[-1].feedback.verdict if judged else "-"
-    ticket = str(started.input.get("ticket", "-"))
-    return [row.id, row.workflow, Text(ticket), Text(row.decision or row.status), verdict]
+    given = started.input
+    about = str(given.get("ticket") or given.get("subject") or "-")
+    return [row.id, row.workflow, Text(about), Text(row.decision or row.status), verdict]
 
 
 def _moment(at: float) -> str:

@@ -19,13 +19,13 @@ import pytest
 from ray.exceptions import RayActorError
 
 from agents.batching import Answer, Call
-from agents.connector import PackConnector
 from agents.events import Event
 from agents.guarding import mint, pack_guard
 from agents.host import AgentHost, Workflow
 from agents.journal_sql import SqlJournal
 from agents.orchestrator import Names, Orchestrator
 from agents.owners import orchestrator_names
+from agents.pack_connector import PackConnector
 from agents.packs import load
 from agents.policy import Policy
 from agents.state import RunState

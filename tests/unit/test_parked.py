@@ -165,7 +165,7 @@ async def test_parked_runs_are_found_looked_at_and_resolved_from_the_command_lin
         assert done.exit_code == 0, (done.output, done.exception)
         return str(done.output)
 
-    assert run in call("list", "--decision", "parked")
+    assert run in call("list", "--status", "parked")
     assert "can't tell whether it was done" in call("show", run)
     wrong = CliRunner().invoke(app, ["runs", "resolve", run, STEP, "--done", "--by", "a",
                                      "--receipt", "[1]"])  # fmt: skip

@@ -14,8 +14,6 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from scipy.stats import norm
-
 from cluster.errors import InvalidInput
 
 ERROR: Final = 0.05
@@ -72,6 +70,8 @@ def visitors_needed(rate: float, margin_cents: int, new_margin_cents: int, lift:
         raise InvalidInput("margin_cents", new_margin_cents, "prices above the cost")
     if not 0 < lift <= 10:
         raise InvalidInput("lift", lift, "above 0, and at most 10")
+    from scipy.stats import norm  # 60 MB: for who plans, and not for who only sells
+
     new_rate = min(0.999, rate * margin_cents * (1 + lift) / new_margin_cents)
     spread = margin_cents**2 * rate * (1 - rate)
     spread += new_margin_cents**2 * new_rate * (1 - new_rate)
@@ -100,6 +100,8 @@ def verdict(control: Arm, candidate: Arm, needed: int, looks: int, seen: int) ->
         return Verdict("go on", f"fewer than {LEAST_BUYERS} buyers in an arm", look)
     if few:
         return Verdict("roll back", f"fewer than {LEAST_BUYERS} buyers in an arm at the end", look)
+    from scipy.stats import norm
+
     z = (candidate.value - control.value) / math.sqrt(control.variance + candidate.variance)
     lift = candidate.value / control.value - 1
     told = f"{lift:+.1%} margin a visitor, z {z:.2f} at look {look} of {looks}"
@@ -120,4 +122,6 @@ def _spent(error: float, look: int, seen: int, looks: int) -> float:
 def _by(error: float, share: float) -> float:
     if share <= 0:
         return 0.0
+    from scipy.stats import norm
+
     return float(2 * norm.sf(norm.isf(error / 2) / math.sqrt(share)))
