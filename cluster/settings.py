@@ -52,6 +52,7 @@ class GatewaySection(Section):
     port: int = Field(8000, ge=1, le=65535)
     api_key_sha256: tuple[str, ...] = Field(
         (),
+        repr=False,
         description="hex SHA-256 of the first administrators' keys, for whom nothing is closed; "
         "`mainspring keys` makes all others",
     )
@@ -297,8 +298,8 @@ class ToolServerSection(Section):
     environment's variables; the connector's process alone reads them."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
-    command: tuple[str, ...] = ()
-    url: str = ""
+    command: tuple[str, ...] = Field((), repr=False)
+    url: str = Field("", repr=False)
     tools: dict[str, Literal["read", "write"]] = Field(min_length=1)
     workflows: tuple[str, ...] = ("tool",)
     credentials: dict[str, str] = Field(default_factory=dict)
@@ -389,8 +390,8 @@ class GrafanaSection(Section):
     token: str = Field("", repr=False, description="of a service account")
     prometheus: str = Field("http://127.0.0.1:9090", pattern=r"^https?://\S+$")
     folder: str = Field("Mainspring", min_length=1)
-    pages_to: str = Field("", pattern=_ADDRESSES)
-    tickets_to: str = Field("", pattern=_ADDRESSES)
+    pages_to: str = Field("", pattern=_ADDRESSES, repr=False)
+    tickets_to: str = Field("", pattern=_ADDRESSES, repr=False)
 
 
 class NodeSection(Section):
@@ -551,6 +552,19 @@ def load(profile: str | None = None, **overrides: Any) -> Settings:
     Raises ConfigError when a file is missing or a value is wrong; the error names the field.
     """
     name = profile or os.environ.get(f"{ENV_PREFIX}PROFILE") or "local"
+    values = profile_values(name)
+    try:
+        settings = Settings(**{**values, **overrides, "profile": name})
+    except ValidationError as error:
+        raise _first_problem(error) from None
+    except SettingsError as error:
+        raise _unreadable_variable(error) from None
+    # MAINSPRING_PROFILE names the profile only where the caller named none.
+    return settings.model_copy(update={"profile": name})
+
+
+def profile_values(name: str) -> dict[str, Any]:
+    """What the profile's file says. ConfigError when there is none, or no profile in it."""
     path = profile_path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -561,14 +575,7 @@ def load(profile: str | None = None, **overrides: Any) -> Settings:
         raise ConfigError("profile", str(path), f"readable YAML ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError("profile", str(path), "a YAML mapping of sections")
-    try:
-        settings = Settings(**{**values, **overrides, "profile": name})
-    except ValidationError as error:
-        raise _first_problem(error) from None
-    except SettingsError as error:
-        raise _unreadable_variable(error) from None
-    # MAINSPRING_PROFILE names the profile only where the caller named none.
-    return settings.model_copy(update={"profile": name})
+    return values
 
 
 def _first_problem(error: ValidationError) -> ConfigError:

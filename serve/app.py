@@ -34,6 +34,7 @@ from agents.servers import Servers
 from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
+from cluster.provenance import told
 from cluster.session import NAMESPACE, Session, start
 from cluster.settings import Settings, infra_path
 from memory.service import Memory
@@ -52,6 +53,7 @@ from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
 from serve.routes.files import FILES_PATH, FORM_BYTES, UPLOAD_S
 from serve.routes.memory import memory_routes
+from serve.routes.settings import settings_routes
 from serve.scaling import start_scaler
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -147,6 +149,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         extra_routes=(
             functools.partial(memory_routes, remembered),
             functools.partial(approval_routes, office),
+            functools.partial(settings_routes, told(settings), settings.tenant),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),
         larger={FILES_PATH: BodyLimit(settings.batches.max_file_bytes + FORM_BYTES, UPLOAD_S)},

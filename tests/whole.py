@@ -15,17 +15,20 @@ import pytest
 
 from agents.host import Workflow
 from cluster.ids import SystemClock, SystemIds
+from cluster.provenance import told
 from cluster.settings import (
     AccountsSection,
     AgentsSection,
     BatchesSection,
     GatewaySection,
     MemorySection,
+    load,
 )
 from serve.books import Books
 from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
 from serve.routes.memory import memory_routes
+from serve.routes.settings import settings_routes
 from tests.gateways import serving
 from tests.memories import Desk, Shelf
 from tests.unit.test_agent_api import WorldOffice
@@ -54,6 +57,7 @@ async def gateway(
         office = WorldOffice(world)
         routes = [
             partial(memory_routes, DeskOffice(desk)),
+            partial(settings_routes, told(load("local")), "default"),
             partial(archive_routes, BatchesSection(), folder),
             partial(approval_routes, office),
         ]

@@ -34,7 +34,7 @@ pytestmark = [
         not (_CHROMIUM and _DRIVER), reason="no chromium and chromedriver are installed"
     ),
 ]
-PAGES: Final = ("overview", "chat", "runs", "approvals", "memory", "models", "audit")
+PAGES: Final = ("overview", "chat", "runs", "approvals", "memory", "models", "audit", "settings")
 WIDE, PHONE = (1200, 900), (390, 800)
 EVIL: Final = "<script>document.title='owned'</script>\u202egnp.exe"
 _WAIT_S: Final = 15.0
@@ -109,7 +109,7 @@ def errors(chrome: Chrome) -> list[str]:
 FILLED: Final = {
     "overview": "spent today", "chat": "Message", "runs": "Runs, the newest first",
     "approvals": "refund", "memory": "records", "models": "By model and reason",
-    "audit": "Receipts",
+    "audit": "Receipts", "settings": "models.planner.source",
 }  # fmt: skip
 
 
@@ -373,6 +373,16 @@ def test_receipts_are_filtered_and_their_run_verified(
     chrome.find_element(By.XPATH, f"//button[text()='{run}']").click()
     until(chrome, lambda: f"{run}: the chain of" in text_of(chrome))
     assert "is whole" in text_of(chrome)
+
+
+def test_settings_say_where_they_come_from(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    opened(chrome, url, "settings")
+    until(chrome, partial(shows, chrome, "models.planner.source"))
+    assert "checkpoint:planner" in text_of(chrome) and "profile local" in text_of(chrome)
+    chrome.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("gateway.port")
+    until(chrome, lambda: "models.planner.source" not in text_of(chrome))
+    assert "8000" in text_of(chrome)
 
 
 def test_where_keys_are_demanded_one_is_asked_for_and_used(chrome: Chrome, tmp_path: Path) -> None:

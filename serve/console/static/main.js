@@ -9,9 +9,10 @@ import { memory } from "./memory.js";
 import { models } from "./models.js";
 import { overview } from "./overview.js";
 import { run, runs } from "./runs.js";
+import { settings } from "./settings.js";
 
-const PAGES = { overview, chat, runs, approvals, memory, models, audit };
-const NAMES = { overview: "Overview", chat: "Conversations", runs: "Runs", approvals: "Approvals", memory: "Memory", models: "Models", audit: "Audit" };
+const PAGES = { overview, chat, runs, approvals, memory, models, audit, settings };
+const NAMES = { overview: "Overview", chat: "Conversations", runs: "Runs", approvals: "Approvals", memory: "Memory", models: "Models", audit: "Audit", settings: "Settings" };
 const BADGE_MS = 5000;
 
 const main = document.getElementById("main");
