@@ -38,7 +38,8 @@ _SHIPPED: Final = "agents.workflows"
 _SCOPE: Final = "principal: Agent, resource: Ticket"
 PACKS: Final = "packs"
 """The folder, in the stack's data folder, that holds one for each pack: with its desk's database
-DESK_FILE, if it has one, and FILES. Both are backed up, and nothing else there."""
+DESK_FILE, if it has one, FILES, and NAME.yaml for what its operator says. These are backed up, and
+nothing else there."""
 DESK_FILE: Final = "desk.db"
 FILES: Final = "files"
 CONNECTOR: Final = "connector-"

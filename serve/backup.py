@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -129,6 +129,7 @@ def restore(settings: Settings, file: Path) -> Manifest:
 
 
 def _copied(what: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
     if what.is_dir():
         shutil.copytree(what, to)
     elif what.is_file():
@@ -257,7 +258,13 @@ def kept(settings: Settings) -> list[str]:
     """Folders and files of the data folder that are kept beside the databases."""
     packs = settings.agents.packs_by_name
     objects = [] if "://" in settings.batches.objects else [settings.batches.objects]
-    return [*_KEPT, *refusals_of(packs), *(f"{PACKS}/{p}/{FILES}" for p in packs), *objects]
+    return [*_KEPT, *refusals_of(packs), *_of_packs(packs), *objects]
+
+
+def _of_packs(packs: Iterable[str]) -> Iterator[str]:
+    for pack in packs:
+        yield f"{PACKS}/{pack}/{FILES}"
+        yield f"{PACKS}/{pack}/{pack}.yaml"  # where its desk reaches; no credential stands in it
 
 
 def _sqlite_file(url: str, data_dir: Path) -> Path | None:

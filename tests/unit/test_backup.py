@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from agents.events import PhaseDone
 from agents.journal_sql import SqlJournal
+from agents.workflows.shop.desk import ShopDesk
 from cluster.errors import Conflict, DataError, MainspringError, NotFound, Unavailable
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, BatchesSection, JournalSection, Settings, load
@@ -65,6 +66,29 @@ def test_what_was_there_is_there_again(tmp_path: Path) -> None:
     archive.close()
     assert (new.data_dir / "checkpoints" / "routine" / "history.json").read_text() == "[]"
     assert not list(new.data_dir.glob(".restore-*"))
+
+
+def test_what_workflows_keep_is_there_again(tmp_path: Path) -> None:
+    old, new = settings_at(tmp_path / "old"), settings_at(tmp_path / "new")
+    shop = old.data_dir / "packs" / "shop"
+    desk = ShopDesk(shop, SystemClock())
+    desk.perform("describe", "k", "RUG-01", {"text": "a rug"})
+    (shop / "shop.yaml").write_text("{}")
+    published = old.data_dir / "packs" / "content" / "files" / "published"
+    published.mkdir(parents=True)
+    (published / "a.md").write_text("# A")
+    (old.data_dir / "refused-shop.jsonl").write_text("{}\n")
+    backups.backup(old, tmp_path / "b.tar.gz", NOW)
+    desk.close()
+    backups.restore(new, tmp_path / "b.tar.gz")
+    there = new.data_dir / "packs"
+    assert (there / "shop" / "shop.yaml").read_text() == "{}"
+    assert (there / "content" / "files" / "published" / "a.md").read_text() == "# A"
+    assert (new.data_dir / "refused-shop.jsonl").is_file()
+    back = ShopDesk(there / "shop", SystemClock())
+    assert back.find("k") is not None
+    assert back.one("select copy from products where sku = 'RUG-01'") == {"copy": "a rug"}
+    back.close()
 
 
 def test_a_backup_beside_writers_holds_whole_chains(tmp_path: Path) -> None:
