@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from agents.journal import Verdict
 from agents.state import RunState
 
 Ended = Literal["automated", "assisted", "escalated", "failed", "cancelled", "declined"]
@@ -36,10 +37,13 @@ class Outcome:
     cited: bool | None = None
     tokens: int = 0
     usd: float = 0.0
+    ended_at: float = 0.0
+    verdict: Verdict | None = None
 
 
-def outcome(state: RunState) -> Outcome | None:
-    """What came of a run; None while it is open, and for one that nobody worked on."""
+def outcome(state: RunState, verdict: Verdict | None = None) -> Outcome | None:
+    """What came of a run, and what a person said of it last; None while it is open, and for one
+    that nobody worked on."""
     if state.ended is None or state.claimed_at is None:
         return None
     result = state.ended.result
@@ -50,7 +54,7 @@ def outcome(state: RunState) -> Outcome | None:
         max(0.0, (state.ended_at or 0.0) - state.started_at), tuple(_answers(state)),
         state.failures, state.recoveries, recalled, cited,
         sum(int(u.get("prompt_tokens", 0)) + int(u.get("completion_tokens", 0)) for u in usage),
-        sum(float(u.get("cost_usd", 0.0)) for u in usage),
+        sum(float(u.get("cost_usd", 0.0)) for u in usage), state.ended_at or 0.0, verdict,
     )  # fmt: skip
 
 
@@ -105,6 +109,7 @@ class Tally:
         recoveries = sorted(r for o in all_of for r in o.recoveries)
         recalls = [o.recalled for o in all_of if o.recalled is not None]
         cited = [o.cited for o in all_of if o.cited is not None]
+        verdicts = [o.verdict for o in all_of if o.verdict is not None]
         return {
             "tenant": self.tenant, "workflow": self.workflow, "runs": len(all_of),
             "completed": len(completed), **counts,
@@ -119,6 +124,8 @@ class Tally:
             "recovery_s_mean": _mean(recoveries), "recovery_s_p95": _quantile(recoveries, 0.95),
             "recalls": len(recalls), "recall_found_rate": _share(sum(recalls), len(recalls)),
             "recall_cited_rate": _share(sum(cited), len(cited)),
+            "judged": len(verdicts),
+            "accepted_rate": _share(verdicts.count("accepted"), len(verdicts)),
             "tokens": self.tokens, "usd": self.usd,
             "tokens_per_completed": _share(self.tokens, len(completed)),
             "usd_per_completed": _share(self.usd, len(completed)),
@@ -128,14 +135,12 @@ class Tally:
 _REST: Final = ("assisted", "escalated", "declined", "failed", "cancelled")
 
 
-def tallied(states: Iterable[RunState]) -> dict[tuple[str, str], Tally]:
+def tallied(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], Tally]:
     """The outcomes by tenant and workflow; what models were paid is not in them yet."""
     tallies: dict[tuple[str, str], Tally] = {}
-    for state in states:
-        told = outcome(state)
-        if told is not None:
-            key = (told.tenant, told.workflow)
-            tallies.setdefault(key, Tally(*key)).outcomes.append(told)
+    for told in outcomes:
+        key = (told.tenant, told.workflow)
+        tallies.setdefault(key, Tally(*key)).outcomes.append(told)
     return tallies
 
 

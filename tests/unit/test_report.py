@@ -1,12 +1,16 @@
 """What runs came to: by journal and ledger, as a table, JSON, CSV and metrics."""
 
+import base64
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from lxml import html
 from typer.testing import CliRunner
 
 from agents.audit import Audit
@@ -19,6 +23,7 @@ from agents.events import (
     TurnFailed,
 )
 from agents.guarding import AUDIT
+from agents.journal import Feedback
 from agents.journal_sql import SqlJournal
 from agents.outcomes import Tally
 from agents.turn import Turn
@@ -26,6 +31,8 @@ from agents.workflows import triage
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.settings import AccountsSection
+from memory.log import Batch, Log, Note
+from memory.records import Record
 from serve.books import Books
 from serve.budgets import Caller
 from serve.cli import app
@@ -160,6 +167,8 @@ def test_what_ended_at_another_time_is_left_out(data: Path) -> None:
     "line",
     [
         ("--json", "--csv"),
+        ("--json", "--html", "x.html"),
+        ("--html", "no/such/folder/x.html"),
         ("--since", "yesterday"),
         ("--since", "2026-02-01", "--until", "2026-01-01"),
     ],
@@ -167,6 +176,90 @@ def test_what_ended_at_another_time_is_left_out(data: Path) -> None:
 def test_what_makes_no_sense_is_refused(line: tuple[str, ...], data: Path) -> None:
     with pytest.raises(InvalidInput):
         told(*line)
+
+
+EVIL = "<script>document.title='owned'</script>\u202egnp.exe\"><img src=x onerror=alert(1)>$x^2$"
+
+
+@pytest.fixture
+def week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with runs of three days, of a workflow and a tenant with names that are no good."""
+    house = House(tmp_path)
+    for day in range(3):
+        run = house.run("replied", seconds=2 + day, usd=0.001 * (day + 1))
+        house.journal.judge(run, Feedback("accepted" if day else "rejected", "ann"))
+        house.run("failed", workflow=EVIL, tenant=f"t {EVIL}")
+        house.clock.step(86_400)
+    house.close()
+    monkeypatch.setenv("MAINSPRING_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def remembered(folder: Path, tenant: str, *texts: str, at: float) -> list[Record]:
+    log = Log("sqlite:///memory-log.db", folder, FakeClock(at))
+    records = [Record(tenant, "note", f"note:{text}", text, at) for text in texts]
+    vectors = np.ones((len(records), 384), np.float32)
+    (added,) = log.add([Batch(records, vectors)])
+    log.close()
+    return list(added)
+
+
+def test_each_day_is_told_by_itself(week: Path) -> None:
+    days = [d for d in json.loads(told("--json", "--by-day")) if d["workflow"] == "support"]
+    assert [d["day"] for d in days] == ["2026-11-18", "2026-11-19", "2026-11-20"]
+    assert [d["usd"] for d in days] == pytest.approx([0.001, 0.002, 0.003])
+    assert [d["seconds_p50"] for d in days] == [2.0, 3.0, 4.0]
+    assert [d["accepted_rate"] for d in days] == [0.0, 1.0, 1.0]
+    lines = told("--csv", "--by-day", "--since", "2026-11-19").splitlines()
+    assert lines[0].startswith("day,tenant,workflow,runs,") and len(lines) == 5
+    assert "2026-11-18" in told("--by-day")
+
+
+def test_the_page_holds_charts_and_tables_and_needs_nothing_else(week: Path) -> None:
+    (first, *_) = remembered(week, "shop", "one", "two", at=START)
+    remembered(week, "shop", "three", at=START + 86_400)
+    log = Log("sqlite:///memory-log.db", week, FakeClock(START + 2 * 86_400))
+    log.remove([first], "forgotten", Note("ann", "a test"))
+    log.close()
+    file = week / "report.html"
+    assert "written to" in told("--html", str(file))
+    text = file.read_text("utf-8")
+    page = html.document_fromstring(text)
+    headings = [h.text_content() for h in page.iter("h2")]
+    assert headings == [
+        "All workflows", "support of shop", f"{EVIL} of t {EVIL}", "Memory of shop",
+    ]  # fmt: skip
+    captions = [f.text_content() for f in page.iter("figcaption")]
+    assert captions[:4] == ["Cost", "Automation and overrides", "Quality", "Latency"]
+    pictures = [img.get("src") for img in page.iter("img")]
+    assert len(pictures) == 4 + 2 + 1 and all(img.get("alt") for img in page.iter("img"))
+    for picture in pictures:
+        drawn = base64.b64decode(picture.removeprefix("data:image/svg+xml;base64,")).decode()
+        assert "<svg" in drawn and "owned" not in drawn and "<script" not in drawn
+    addresses = [*page.xpath("//@src"), *page.xpath("//@href"), *re.findall(r"url\(", text)]
+    assert addresses == pictures
+    memory = page.xpath("//section")[-1].xpath(".//td/text()")
+    assert memory == [
+        "2026-11-18", "2", "0", "2", "2026-11-19", "1", "0", "3", "2026-11-20", "0", "1", "2",
+    ]  # fmt: skip
+
+
+def test_names_of_others_do_nothing_to_the_page(week: Path) -> None:
+    file = week / "report.html"
+    told("--html", str(file))
+    text = file.read_text("utf-8")
+    page = html.document_fromstring(text)
+    assert not list(page.iter("script")) and "<script" not in text
+    assert not page.xpath("//@onerror") and not page.xpath("//img[@src='x']")
+    turned = [e for e in page.iter() if "\u202e" in (e.text or "") + (e.tail or "")]
+    assert turned and {e.tag for e in turned} == {"bdi"}
+    assert "default-src 'none'" in page.xpath("//meta[@http-equiv]/@content")[0]
+
+
+def test_a_page_of_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAINSPRING_DATA_DIR", str(tmp_path))
+    told("--html", str(tmp_path / "r.html"))
+    assert "No run ended in that time." in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_a_change_of_autonomy_by_the_override_rate_is_an_audited_event(
