@@ -26,9 +26,9 @@ h2 { margin-top: 2.2rem; border-top: 1px solid #8886; padding-top: .8rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: .8rem; }
 figure { margin: 0; } figure img { width: 100%; height: auto; } figcaption { font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
-th, td { overflow-wrap: normal; padding: .25rem .6rem; border-bottom: 1px solid #8886; text-align: right; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #8886; text-align: right; }
 th:first-child, td:first-child { text-align: left; } td { font-variant-numeric: tabular-nums; }
-th { font-weight: 600; } p.soft { opacity: .75; }
+th, td { overflow-wrap: normal; } th { font-weight: 600; } p.soft { opacity: .75; }
 """
 
 
