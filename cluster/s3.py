@@ -68,10 +68,32 @@ class S3:
                 return bounded(body.read(most + 1), name, most)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        with _our_errors(f"{self.place}/{name}"):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
-            with closing(answer["Body"]) as body:
-                yield from body.iter_chunks(CHUNK)
+        done, size, tag, cut = 0, 0, "", 0
+        while True:
+            answer = self._from(name, done, tag)
+            size, tag = size or answer["ContentLength"], answer["ETag"]
+            before = done
+            try:
+                with _our_errors(f"{self.place}/{name}"), closing(answer["Body"]) as body:
+                    for chunk in body.iter_chunks(CHUNK):
+                        done += len(chunk)
+                        yield chunk
+                return
+            except Unavailable:  # the connection was cut: on from there, while that gets on
+                cut = 1 if done > before else cut + 1
+                if done >= size or cut >= _ATTEMPTS:
+                    raise
+
+    def _from(self, name: str, start: int, tag: str) -> Any:
+        """The object's answer from byte `start` on; Unavailable once its content is another one
+        than `tag` says."""
+        where = {"Bucket": self._bucket, "Key": self._key(name)}
+        given = {"Range": f"bytes={start}-", "IfMatch": tag} if start else {}
+        try:
+            with _our_errors(f"{self.place}/{name}"):
+                return self._client.get_object(**where, **given)
+        except Conflict:
+            raise Unavailable(f"{self.place}/{name}", "it was changed while it was read") from None
 
     def write(self, name: str, content: IO[bytes], *, new: bool = False) -> str:
         digest = hashed(content)

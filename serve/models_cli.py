@@ -38,13 +38,15 @@ def pull(
 ) -> None:
     """Bring a model's weights from a place to a folder, each file checked; the folder is there
     whole or not at all."""
-    with _progress(None) as tell:
-        moved = weights.pull(opened(place), folder, tell)
+    kept = opened(place)
+    total = sum(file.bytes for file in weights.required(kept))
+    with _progress(total) as tell:
+        moved = weights.pull(kept, folder, tell)
     _told(moved, str(folder))
 
 
 @contextmanager
-def _progress(total: int | None) -> Iterator[Tell]:
+def _progress(total: int) -> Iterator[Tell]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     )  # fmt: skip

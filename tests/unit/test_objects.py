@@ -115,6 +115,53 @@ def test_what_s3_refuses_is_told_from_what_it_can_not_do_now(
         S3("shop", "docs", Refusing(code)).read("a.md", 10)
 
 
+class Cutting:
+    """An S3 whose connections are cut: each answer of `cuts` after so many parts of it."""
+
+    def __init__(self, client: Any, cuts: list[int]) -> None:
+        self._client, self._cuts = client, cuts
+        self.asked: list[str] = []
+
+    def get_object(self, **given: str) -> Any:
+        self.asked.append(given.get("Range", ""))
+        answer = self._client.get_object(**given)
+        if self._cuts:
+            answer["Body"] = _Cut(answer["Body"], self._cuts.pop(0))
+        return answer
+
+
+class _Cut:
+    def __init__(self, body: Any, parts: int) -> None:
+        self._body, self._parts = body, parts
+        self.close = body.close
+
+    def iter_chunks(self, size: int) -> Iterator[bytes]:
+        from botocore.exceptions import ResponseStreamingError
+
+        for _ in range(self._parts):
+            yield self._body.read(size)
+        raise ResponseStreamingError(error="cut")
+
+
+def test_a_stream_whose_connection_is_cut_goes_on_where_it_was(bucket: Any) -> None:
+    content = bytes(range(256)) * 16_384  # four parts
+    bucket.put_object(Bucket="shop", Key="big", Body=content)
+    cutting = Cutting(bucket, [0, 2, 1])
+    assert b"".join(S3("shop", "", cutting).chunks("big")) == content
+    assert cutting.asked == ["", "", f"bytes={2 << 20}-", f"bytes={3 << 20}-"]
+    with pytest.raises(Unavailable, match="cut"):
+        list(S3("shop", "", Cutting(bucket, [0] * 9)).chunks("big"))
+
+
+def test_a_stream_is_not_made_of_two_contents(bucket: Any) -> None:
+    bucket.put_object(Bucket="shop", Key="big", Body=b"a" * (2 << 20))
+    chunks = S3("shop", "", Cutting(bucket, [1])).chunks("big")
+    assert next(chunks) == b"a" * (1 << 20)
+    bucket.put_object(Bucket="shop", Key="big", Body=b"b" * (2 << 20))
+    with pytest.raises(Unavailable, match="changed while it was read"):
+        next(chunks)
+
+
 async def test_a_prefix_is_ingested_and_unchanged_objects_are_not_fetched_again(
     bucket: Any,
 ) -> None:

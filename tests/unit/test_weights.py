@@ -8,12 +8,13 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.core import set_initial_no_auth_action_count
 from typer.testing import CliRunner
 
-from cluster.errors import Conflict, DataError, InvalidInput, NotFound, Unavailable
+from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
 from cluster.objects import Objects, opened
 from serve.cli import app
-from serve.weights import MANIFEST, pull, push, source_of
+from serve.weights import MANIFEST, SENT, pull, push, source_of
 
 
 @pytest.fixture
@@ -58,9 +59,10 @@ def test_what_is_pushed_comes_back_and_nothing_goes_twice(
     assert push(model, opened(place), _quietly).sent == 0
     (model / "config.json").write_text('{"a": 1}')
     assert push(model, opened(place), _quietly).sent == 1
-    told: dict[str, int] = {}
-    back = pull(opened(place), tmp_path / "back", told.__setitem__)
-    assert (back.sent, back.bytes) == (3, sum(told.values()))
+    told: list[int] = []
+    back = pull(opened(place), tmp_path / "back", lambda _, count: told.append(count))
+    assert (back.sent, back.bytes) == (3, sum(told))
+    assert len(told) > 3  # a large file tells more than its end
     assert _names(tmp_path / "back") == _names(model) - {".cache"}
     for name in _names(tmp_path / "back"):
         assert (tmp_path / "back" / name).read_bytes() == (model / name).read_bytes()
@@ -91,6 +93,69 @@ def test_a_pull_that_broke_off_goes_on_and_shows_nothing_half(
     moved = pull(opened(place), tmp_path / "back", _quietly)
     assert (moved.sent, moved.known) == (1, 2)
     assert (tmp_path / "back" / "config.json").is_file()
+
+
+def test_a_push_that_broke_off_goes_on_and_leaves_nothing_that_looks_whole(
+    model: Path, place: str, tmp_path: Path
+) -> None:
+    push(model, opened(place), _quietly)
+    for name in ("config.json", "model.safetensors", "tokenizer/vocab.json"):
+        (model / name).write_bytes((model / name).read_bytes()[::-1] + b" ")
+    kept: Any = opened(place)
+    write = kept.write
+
+    def breaking(name: str, content: Any, **options: Any) -> Any:
+        if name.startswith("tokenizer"):
+            raise Unavailable("the place", "it went away")
+        return write(name, content, **options)
+
+    kept.write = breaking
+    with pytest.raises(Unavailable):
+        push(model, kept, _quietly)
+    with pytest.raises(NotFound, match="whole model"):
+        pull(opened(place), tmp_path / "back", _quietly)
+    moved = push(model, opened(place), _quietly)
+    assert (moved.sent, moved.known) == (1, 2)
+    assert SENT not in {entry.name for entry in opened(place).entries()}
+    pull(opened(place), tmp_path / "back", _quietly)
+
+
+def test_what_a_place_has_lost_is_sent_again(model: Path, place: str) -> None:
+    push(model, opened(place), _quietly)
+    opened(place).delete("model.safetensors")
+    assert push(model, opened(place), _quietly).sent == 1
+
+
+def test_a_disk_without_room_is_told_before_anything_comes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = opened(str(tmp_path / "kept"))
+    push(model, kept, _quietly)
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr("serve.weights.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(Unavailable, match=r"0\.0 GB are to come, 0\.0 GB are free"):
+        pull(kept, tmp_path / "back", _quietly)
+    assert not (tmp_path / "back").exists()
+
+
+def test_an_s3_that_says_no_is_named_with_its_bucket(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def pushed(place: str) -> Exception:
+        done = CliRunner().invoke(app, ["models", "push", str(model), place])
+        assert isinstance(done.exception, Exception)
+        return done.exception
+
+    with mock_aws():
+        assert "nobodys" in str(pushed("s3://nobodys/qwen"))
+        boto3.client("s3").create_bucket(Bucket="weights")
+        refused = set_initial_no_auth_action_count(0)(pushed)("s3://weights/qwen")
+    assert isinstance(refused, ConfigError)
+    assert "credentials that may use s3://weights/qwen" in str(refused)
 
 
 def _write(place: Objects, name: str, text: bytes, folder: Path) -> None:
