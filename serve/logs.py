@@ -6,12 +6,13 @@ vLLM) is passed over.
 """
 
 import heapq
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cluster.errors import InvalidInput
 
@@ -69,30 +70,32 @@ class Wanted:
 
 @dataclass
 class Logs:
-    """The files below `folder`; remembers how far each was read."""
+    """The files below `folder`; remembers how far each was read, whatever it is called by then."""
 
     folder: Path
-    _read: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _read: dict[int, int] = field(default_factory=dict)
 
     def fresh(self, wanted: Wanted) -> Iterator[Entry]:
-        """What was written since the last call, by time. A file that was rotated or cut off is read
-        from its beginning."""
-        found = [list(entries(self._lines(path))) for path in sorted(self.folder.glob(_FILES))]
+        """What was written since the last call, by time. A file that was rotated is read to its
+        end, the one in its place from its beginning, as one that was cut off is."""
+        before, self._read = self._read, {}  # a file that is gone is forgotten: so is its number
+        paths = sorted(self.folder.glob(_FILES))
+        found = [list(entries(self._lines(path, before))) for path in paths]
         merged = heapq.merge(*found, key=lambda entry: entry.at)
         return (entry for entry in merged if wanted.has(entry))
 
-    def _lines(self, path: Path) -> Sequence[str]:
+    def _lines(self, path: Path, before: Mapping[int, int]) -> Sequence[str]:
         """Whole lines only: the end of one that is being written is read when it is there."""
         try:
             with path.open("rb") as file:
-                size, inode = path.stat().st_size, path.stat().st_ino
-                known, at = self._read.get(path, (inode, 0))
-                if known != inode or size < at:
+                about = os.fstat(file.fileno())  # the name may be another file's by now
+                at = before.get(about.st_ino, 0)
+                if about.st_size < at:
                     at = 0
-                file.seek(max(at, size - _MOST_BYTES))
-                data = file.read(size - file.tell())
+                file.seek(max(at, about.st_size - _MOST_BYTES))
+                data = file.read(about.st_size - file.tell())
                 whole = data.rfind(b"\n") + 1
-                self._read[path] = (inode, file.tell() - len(data) + whole)
+                self._read[about.st_ino] = file.tell() - len(data) + whole
         except OSError:
             return ()  # it went away while we looked
         return data[:whole].decode("utf-8", "replace").splitlines()
@@ -100,13 +103,14 @@ class Logs:
 
 def entries(lines: Iterable[str]) -> Iterator[Entry]:
     """PURE: the entries of one process's log, in order."""
-    head: Mapping[str, str] | None = None
+    head: Mapping[str, Any] | None = None
     behind: list[str] = []
     for line in lines:
-        if found := _ENTRY.match(line):
+        found = _ENTRY.match(line)
+        if found and (at := _time(found["at"])) is not None:
             if head is not None:
                 yield _entry(head, behind)
-            head, behind = found.groupdict(), []
+            head, behind = found.groupdict() | {"at": at}, []
         elif len(behind) < _MOST_LINES_BEHIND:
             behind.append(line)
     if head is not None:
@@ -133,9 +137,16 @@ def shown(entry: Entry) -> str:
     return "\n".join([f"{first}  [{told}]" if told else first, *entry.lines[1:]])
 
 
-def _entry(head: Mapping[str, str], behind: list[str]) -> Entry:
-    at = datetime.strptime(head["at"], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+def _time(text: str) -> float | None:
+    """None for what only looks like one: words of others that were written into a line of ours."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp()
+    except ValueError:
+        return None
+
+
+def _entry(head: Mapping[str, Any], behind: list[str]) -> Entry:
     return Entry(
-        at, head["level"], head["part"], head["request"], head["run"], head["trace"],
+        head["at"], head["level"], head["part"], head["request"], head["run"], head["trace"],
         (head["text"], *behind),
     )  # fmt: skip

@@ -57,11 +57,24 @@ def test_what_is_added_rotated_or_half_written_is_read_once(folder: Path) -> Non
     with file.open("a") as out:
         out.write(THIRD[40:] + "\n")
     assert _texts(logs) == ["slow"]
-    os.replace(file, folder / "old")
+    with file.open("a") as out:
+        out.write(FIRST.replace("sent", "last") + "\n")
+    os.replace(file, folder / "worker-a-1.err.1")
     file.write_text(FIRST.replace("sent", "anew") + "\n")
-    assert _texts(logs) == ["anew"]
+    assert sorted(_texts(logs)) == ["anew", "last"]
+    assert _texts(logs) == []
     file.write_text("")
     assert _texts(logs) == []
+
+
+def test_broken_lines_belong_to_the_entry_before_them(folder: Path) -> None:
+    file = folder / "worker-a-1.err"
+    wrong = FIRST.replace("2026-11-23", "2026-99-23")
+    file.write_bytes(FIRST.encode() + b"\n" + wrong.encode() + b"\n\xff\xfe\n" + THIRD[:30].encode()
+                     + b"\n" + THIRD.encode() + b"\n")  # fmt: skip
+    found = [e for e in Logs(folder).fresh(Wanted()) if e.part == "router"]
+    assert [e.lines[0] for e in found] == ["sent", "slow"]
+    assert found[0].lines[1:] == (wrong, "\ufffd\ufffd", THIRD[:30])
 
 
 def test_times_in_the_past() -> None:
