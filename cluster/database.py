@@ -29,14 +29,9 @@ class Database:
         newer version or is damaged.
         """
         self.url = _absolute(url, data_dir)
-        try:
-            self._engine = create_engine(self.url, pool_pre_ping=not self.url.startswith("sqlite"))
-        except (ImportError, ArgumentError) as error:
-            raise ConfigError("url", self._shown, f"an installed driver ({error})") from None
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _sqlite_pragmas)
-            event.listen(self._engine, "begin", _sqlite_begin)
-        self._migrate(component, migrations)
+        self._engine = _engine(self.url)
+        with self.transaction() as connection:
+            _migrate(connection, component, migrations, self._shown)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -106,36 +101,7 @@ class Database:
 
     @property
     def _shown(self) -> str:
-        return make_url(self.url).render_as_string(hide_password=True)
-
-    def _migrate(self, component: str, migrations: Sequence[str]) -> None:
-        with self.transaction() as connection:
-            connection.execute(
-                text(
-                    "CREATE TABLE IF NOT EXISTS schema_versions"
-                    " (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
-                )
-            )
-            row = connection.execute(
-                text("SELECT version FROM schema_versions WHERE component = :c"), {"c": component}
-            ).first()
-            version = int(row[0]) if row else 0
-            if version > len(migrations):
-                raise DataError(
-                    self._shown,
-                    f"{component} has schema {version}, this Mainspring knows {len(migrations)}: "
-                    "it was written by a newer version",
-                )
-            for migration in migrations[version:]:
-                for statement in filter(None, (s.strip() for s in migration.split(";"))):
-                    connection.execute(text(statement))
-            connection.execute(
-                text(
-                    "INSERT INTO schema_versions (component, version) VALUES (:c, :v)"
-                    " ON CONFLICT (component) DO UPDATE SET version = :v"
-                ),
-                {"c": component, "v": len(migrations)},
-            )
+        return _shown(self.url)
 
 
 def schema_version(url: str, component: str, data_dir: Path) -> int:
@@ -158,6 +124,68 @@ def schema_version(url: str, component: str, data_dir: Path) -> int:
     finally:
         engine.dispose()
     return int(row[0]) if row else 0
+
+
+def rehearse(url: str, component: str, migrations: Sequence[str], data_dir: Path) -> None:
+    """Try `component`'s migrations on what its database holds, and take them back; nothing where
+    there is no database yet. Raises as opening a `Database` does."""
+    absolute = _absolute(url, data_dir)
+    if not schema_version(url, component, data_dir):
+        return
+    engine = _engine(absolute)
+    try:
+        with engine.connect() as connection, connection.begin() as tried:
+            _migrate(connection, component, migrations, _shown(absolute))
+            tried.rollback()
+    except DBAPIError as error:
+        raise Unavailable(f"database {_shown(absolute)}", str(error.orig)) from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    sqlite = url.startswith("sqlite")
+    try:
+        engine = create_engine(url, pool_pre_ping=not sqlite)
+    except (ImportError, ArgumentError) as error:
+        raise ConfigError("url", _shown(url), f"an installed driver ({error})") from None
+    if sqlite:
+        event.listen(engine, "connect", _sqlite_pragmas)
+        event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _migrate(connection: Connection, component: str, migrations: Sequence[str], shown: str) -> None:
+    connection.execute(
+        text(
+            "CREATE TABLE IF NOT EXISTS schema_versions"
+            " (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+        )
+    )
+    row = connection.execute(
+        text("SELECT version FROM schema_versions WHERE component = :c"), {"c": component}
+    ).first()
+    version = int(row[0]) if row else 0
+    if version > len(migrations):
+        raise DataError(
+            shown,
+            f"{component} has schema {version}, this Mainspring knows {len(migrations)}: "
+            "it was written by a newer version",
+        )
+    for migration in migrations[version:]:
+        for statement in filter(None, (s.strip() for s in migration.split(";"))):
+            connection.execute(text(statement))
+    connection.execute(
+        text(
+            "INSERT INTO schema_versions (component, version) VALUES (:c, :v)"
+            " ON CONFLICT (component) DO UPDATE SET version = :v"
+        ),
+        {"c": component, "v": len(migrations)},
+    )
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def _absolute(url: str, data_dir: Path) -> str:

@@ -119,20 +119,23 @@ def drain(
 
 def upgrade(
     out: Path | None = typer.Option(None, help="The backup; default: mainspring-TIME.tar.gz here."),
+    check: bool = typer.Option(False, "--check", help="Only try it, and say what would be done."),
     profile: str | None = PROFILE,
 ) -> None:
-    """Bring the databases of a stopped stack to this version's schemas, after a backup. When it
-    fails, the backup restores what was."""
+    """Bring the databases of a stopped stack to this version's schemas: everything is tried first,
+    then backed up, then done. When it fails, the backup restores what was."""
     from serve import upgrading
 
     settings = load(profile)
     claim = Claim(home_of(settings.data_dir))  # nobody starts it meanwhile
     try:
-        now = SystemClock().now()
-        file = out or Path(kept.name_of(now))
-        made = kept.backup(settings, file.resolve(), now)
-        console.print(f"{file}: {made.bytes / 1e6:.1f} MB of state", markup=False)
-        for change in upgrading.upgrade(settings):
+        changes = upgrading.pending(settings)
+        if not check:
+            now = SystemClock().now()
+            file = out or Path(kept.name_of(now))
+            made = kept.backup(settings, file.resolve(), now)
+            console.print(f"{file}: {made.bytes / 1e6:.1f} MB of state", markup=False)
+        for change in changes if check else upgrading.upgrade(settings):
             console.print(str(change), markup=False)
     finally:
         claim.release()

@@ -1,6 +1,7 @@
 """A stack that is drained begins nothing new, and says when it is done; one that is upgraded is
 backed up first."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
-from cluster.errors import DataError
+from agents import journal_schema
+from cluster.errors import DataError, Unavailable
 from cluster.settings import GatewaySection, load
 from serve import draining
+from serve.bulk import schema as bulk_schema
 from serve.bulk.pacing import Pace, next_pace
 from serve.cli import app
 from serve.directory import Directory, Online
@@ -127,6 +130,32 @@ def test_an_upgrade_backs_up_and_says_what_it_did(folder: Path) -> None:
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version FROM schema_versions")).scalar() == 999
     engine.dispose()
+
+
+def test_an_upgrade_that_can_not_go_through_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last component's migration fails: the first one's, which would not, is not applied."""
+    list(upgrade(load()))
+    newer = (*journal_schema.MIGRATIONS, "CREATE TABLE added (id TEXT)")
+    monkeypatch.setattr(journal_schema, "MIGRATIONS", newer)
+    broken = (*bulk_schema.MIGRATIONS, "CREATE TABLE halfway (id TEXT); ALTER TABLE nowhere ADD x")
+    monkeypatch.setattr(bulk_schema, "MIGRATIONS", broken)
+    done = CliRunner().invoke(app, ["upgrade"])
+    assert isinstance(done.exception, Unavailable) and "nowhere" in str(done.exception)
+    assert list(folder.glob("*.tar.gz")) == []
+    for component in ("journal", "batches"):
+        connection = sqlite3.connect(folder / "data" / f"{component}.db")
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        connection.close()
+        assert not tables & {"added", "halfway"}
+    monkeypatch.setattr(bulk_schema, "MIGRATIONS", broken[:-1])
+    version = len(newer)
+    told = f"journal: schema {version - 1} -> {version}"
+    assert told in CliRunner().invoke(app, ["upgrade", "--check"]).output
+    assert told in CliRunner().invoke(app, ["upgrade"]).output
+    assert f"schema {version}, as it was" in CliRunner().invoke(app, ["upgrade", "--check"]).output
+    assert len(list(folder.glob("*.tar.gz"))) == 1
 
 
 def test_a_running_stack_is_not_upgraded(folder: Path) -> None:
