@@ -65,10 +65,15 @@ def rows_of(rows: Iterable[Mapping[str, Any]], given: Mapping[str, Any]) -> list
     return [
         Row(
             str(row.get(ID) or f"row-{number}"),
-            {**given, **{k: v for k, v in row.items() if k != ID and v not in (None, "")}},
+            {**given, **{k: _plain(v) for k, v in row.items() if k != ID and v not in (None, "")}},
         )
         for number, row in enumerate(rows, 1)
     ]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: what Arrow takes for a date goes over the wire as it was written."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def key_of(file: Path) -> str:

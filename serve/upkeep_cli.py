@@ -100,12 +100,13 @@ def drain(
     is left at the deadline."""
     from agents.owners import orchestrator_names
     from serve import draining, lifecycle
-    from serve.app import DIRECTORY
 
     settings = load(profile)
     running, home = require(settings.data_dir), home_of(settings.data_dir)
     names = orchestrator_names(settings.agents.orchestrators)
     with lifecycle.joined(running, home) as actor:
+        from serve.app import DIRECTORY  # brings Ray, which reads its environment once
+
         ask = asking(actor)
         if resume:
             draining.resume(ask, DIRECTORY, names)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,12 @@ async def _all(stack: Any, rows: list[Row], at_once: int = 4, timeout_s: float =
 def test_columns_are_fields_and_empty_cells_are_none() -> None:
     table: list[dict[str, Any]] = [
         {"custom_id": "a", "n": 1, "note": ""},
-        {"n": 2, "note": None, "x": "y"},
+        {"n": 2, "note": None, "x": date(2026, 11, 20)},
     ]
     assert rows_of(table, {"task": "copy", "n": 0}) == [
-        Row("a", {"task": "copy", "n": 1}), Row("row-2", {"task": "copy", "n": 2, "x": "y"}),
-    ]  # fmt: skip
+        Row("a", {"task": "copy", "n": 1}),
+        Row("row-2", {"task": "copy", "n": 2, "x": "2026-11-20"}),
+    ]
 
 
 async def test_the_same_table_begins_nothing_twice_and_bounds_what_is_at_once() -> None:
