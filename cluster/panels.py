@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from cluster.boards import Board, Panel
+from cluster.board import Board, Panel
 
 SOURCE: Final = "mainspring-prometheus"
 TAG: Final = "mainspring"

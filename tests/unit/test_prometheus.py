@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.metrics import Metrics as RunMetrics
 from agents.metrics import as_text
-from cluster.boards import BOARDS, Board
+from cluster.board import Board
+from cluster.boards import BOARDS
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, infra_path, load
 from memory.metrics import Metrics as MemoryMetrics
@@ -79,6 +80,14 @@ def test_boards_show_metrics_that_there_are(board: Board, known: set[str], rays:
     assert {name for name in ours if name.startswith("mainspring_")} <= known
     assert {name for name in _ASKED.findall(text) if name.startswith("ray_")} <= rays
     assert set(_RECORDED.findall(text)) <= recorded
+
+
+def test_every_metric_of_ours_stands_on_a_board_or_in_a_rule(known: set[str]) -> None:
+    text = " ".join([*(e for board in BOARDS for e in board.expressions), RULES.read_text("utf-8")])
+    shown = {_SUFFIX.sub("", name) for name in _NAME.findall(text)}
+    ours = {n for n in known if n.startswith("mainspring_") and not n.endswith("_created")}
+    assert len(ours) > 30
+    assert sorted(ours - shown) == []
 
 
 def test_promtool_understands_every_expression_of_the_boards(tmp_path: Path) -> None:
