@@ -74,7 +74,7 @@ def running_stack(
 @contextmanager
 def joined(running: Running, home: Path) -> Iterator[Callable[[str], Any]]:
     """The actors, by name, of the stack that runs on `home`. Unavailable when it is starting or
-    can't be reached."""
+    can't be reached. Ray must not be imported yet: it reads its token's place once."""
     if not running.gcs_address:
         raise Unavailable("Mainspring", f"the stack on {home} is still starting; try again soon")
     prepare(home, None, {})

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from agents.journal import Journal
@@ -62,7 +62,7 @@ def runs_list(
         agent=agent, since=moment("since", since, 0.0), until=moment("until", until, 1e12),
         after=after, limit=min(limit, MAX_LISTED),
     )  # fmt: skip
-    table = Table("run", "workflow", "about", "decision", "verdict", box=None)
+    table = Table(Column("run", no_wrap=True), "workflow", "about", "decision", "verdict", box=None)
     with opened(settings) as journal:
         listed = caught_up(Listed(journal))
         for row in islice(_all(listed.runs, asked), limit):
@@ -100,7 +100,10 @@ def audit_list(
         workflow=workflow, agent=agent, since=moment("since", since, 0.0),
         until=moment("until", until, 1e12), after=after, limit=min(limit, MAX_LISTED),
     )  # fmt: skip
-    table = Table("at", "id", "step", "tool", "answer", "rule", "outcome", box=None)
+    table = Table(
+        Column("at", no_wrap=True, min_width=19), Column("id", no_wrap=True, min_width=30),
+        "step", "tool", "answer", "rule", "outcome", box=None,
+    )  # fmt: skip
     with opened(settings) as journal:
         listed = caught_up(Listed(journal))
         for row in islice(_all(listed.receipts, asked), limit):

@@ -41,19 +41,17 @@ def status(
 ) -> None:
     """Show how the running stack does: engines, runs, approvals, batches, nodes, budgets. Exit
     status 1 when a part does not answer."""
-    from agents.owners import orchestrator_names
     from serve import lifecycle
-    from serve import status as statuses
 
     settings = load(profile)
     running, home = require(settings.data_dir), home_of(settings.data_dir)
-    names = orchestrator_names(settings.agents.orchestrators)
-    with (
-        opened_books(settings) as books,
-        lifecycle.joined(running, home) as actor,
-    ):
+    with opened_books(settings) as books, lifecycle.joined(running, home) as actor:
+        from agents.owners import orchestrator_names  # brings Ray
+        from serve import status as statuses
+
         found = statuses.look(
-            running.url, tenant or settings.tenant, asking(actor), names, books, nodes(),
+            running.url, tenant or settings.tenant, asking(actor),
+            orchestrator_names(settings.agents.orchestrators), books, nodes(),
             any(m.replicas.elastic for m in settings.models),
         )  # fmt: skip
     console.print_json(data=found.body()) if as_json else console.print(statuses.shown(found))
@@ -98,16 +96,15 @@ def drain(
 ) -> None:
     """Let the running stack end what is begun and begin nothing new. Exit status 3 when something
     is left at the deadline."""
-    from agents.owners import orchestrator_names
     from serve import draining, lifecycle
 
     settings = load(profile)
     running, home = require(settings.data_dir), home_of(settings.data_dir)
-    names = orchestrator_names(settings.agents.orchestrators)
     with lifecycle.joined(running, home) as actor:
-        from serve.app import DIRECTORY  # brings Ray, which reads its environment once
+        from agents.owners import orchestrator_names  # brings Ray
+        from serve.app import DIRECTORY
 
-        ask = asking(actor)
+        ask, names = asking(actor), orchestrator_names(settings.agents.orchestrators)
         if resume:
             draining.resume(ask, DIRECTORY, names)
             console.print("work is begun again")

@@ -212,6 +212,12 @@ def test_a_new_approval_moves_neither_the_selection_nor_what_is_typed(
     _, second = awaited(chrome, url, "stays-1", "stays-2")
     pressed(chrome, "j")
     assert chosen(chrome) == [second]
+    marked = (
+        "return [...document.querySelectorAll('li[data-id]')]"
+        ".map((one) => getComputedStyle(one).boxShadow)"
+    )
+    shadows = chrome.execute_script(marked)  # type: ignore[no-untyped-call]
+    assert [shadow != "none" for shadow in shadows] == [False, True]
     pressed(chrome, "n")
     chrome.switch_to.active_element.send_keys("12")
     asks(url, "stays-3")

@@ -1,6 +1,7 @@
 """The live engines stop for who has gone, and take priorities and the class of work; a stack
 that is drained begins nothing new, and can be taken back."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -88,6 +89,12 @@ def test_a_drained_stack_turns_work_away_until_it_is_taken_back(
         back = demo.mainspring("drain", "--resume")
     assert back.returncode == 0, back.stdout + back.stderr
     until(lambda: http.post("/v1/chat/completions", json=body).status_code == 200, 10)
+
+
+def test_one_look_tells_how_the_stack_does(demo: Demo) -> None:
+    shown = demo.mainspring("status", "--json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert not json.loads(shown.stdout)["silent"]
 
 
 def test_the_logs_of_its_processes_are_shown_as_one(demo: Demo) -> None:

@@ -3,7 +3,7 @@ import { field, h, said, table } from "./dom.js";
 
 const HEADS = ["setting", "value", "from", "what it is"];
 const words = (value) => (value === null || value === "" ? "-" : typeof value === "object" ? JSON.stringify(value) : String(value));
-const from = (one) => (one.source === "default" ? "default" : `${one.source} ${one.where}`.trim());
+const from = (one) => (one.source === "default" ? "default" : one.source === "command" ? "the command that started it" : `${one.source} ${one.where}`.trim());
 const row = (one) => [h("code", {}, one.name), one.hidden ? h("span", { class: "soft" }, words(one.value)) : said(words(one.value)), said(from(one)), one.about];
 
 export async function settings(place, signal) {
