@@ -57,8 +57,11 @@ def facts_for(
     elif tool in TOOLS and (amount := TOOLS[tool].amount):
         facts[amount] = int(args.get(amount, 0))
     elif tool == "reply":
-        found = run.phases.get("grounding", {}).get("findings", ["the draft was not checked"])
+        checked = run.phases.get("grounding", {})
+        found = checked.get("findings", ["the draft was not checked"])
         facts |= {"grounded": not found, "finding": found[0] if found else ""}
+        if checked.get("outside"):
+            facts["outside"] = True
     elif tool == "assign":
         facts["gate"] = bool(run.phases.get("intent", {}).get("gate", False))
     return facts

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from agents.pii import masked
 from agents.server_wires import Wire, http, stdio
-from agents.toolbox import Pin, require_fit
+from agents.toolbox import TOOL_RESULT, Pin, require_fit
 from cluster.errors import Conflict, EffectUnknown, InvalidInput, MainspringError
 from cluster.settings import ToolServerSection
 from cluster.telemetry import logger
@@ -139,7 +139,7 @@ class Server:
         if result.is_error:
             raise Conflict(pin.name, f"the server says that it failed: {kept['text'][:500]}")
         receipt = {
-            "kind": "tool_result", "tool": pin.name, "hash": pin.hash, "labels": [UNTRUSTED],
+            "kind": TOOL_RESULT, "tool": pin.name, "hash": pin.hash, "labels": [UNTRUSTED],
             "left_out": left_out, **kept,
         }  # fmt: skip
         structured = result.structured_content

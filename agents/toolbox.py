@@ -23,13 +23,15 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from agents.digests import canonical, digest
-from agents.tools import TOOLS, Tool
+from agents.tools import TOOLS, Effect, Tool
 from cluster.errors import Conflict, DataError, InvalidInput
 from cluster.settings import ToolServerSection
 from memory.words import terms
 
 BETWEEN: Final = "/"
 PINS: Final = "servers/pins.json"
+TOOL_RESULT: Final = "tool_result"
+"""The kind of a receipt of a server's tool."""
 MAX_SCHEMA_CHARS: Final = 32_000
 MAX_DESCRIPTION_CHARS: Final = 8_000
 _MAX_DEPTH: Final = 32
@@ -79,8 +81,11 @@ class Toolbox:
             return TOOLS[name]
         server, tool = parted(name)
         section = self._servers.get(server)
-        effect = section.tools.get(tool, "write") if section else "write"
-        # A read that was broken off may be done again.
+        return self.described(name, section.tools.get(tool, "write") if section else "write")
+
+    @staticmethod
+    def described(name: str, effect: Effect) -> Tool:
+        """A server's tool. A read that was broken off may be done again."""
         return Tool(name, (), effect, lookup=effect == "read")
 
     def listed(self, name: str, workflow: str) -> bool:

@@ -2,12 +2,13 @@
 
 Covered: the support desk's tools, and those that workflow packs register (`agents/packs.py`), which
 are called `PACK.TOOL`. A support tool's arguments are references or words of a closed list, so that
-text from outside can pick among offered values and never bring one of its own.
+text from outside can pick among offered values and never bring one of its own. Those of an MCP
+server's tool are a model's words within the tool's schema, and policy hears them as untrusted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from agents.taint import OWN, UNKNOWN, Label
 
@@ -45,10 +46,13 @@ class Tool:
 
 @dataclass(frozen=True)
 class Offer:
-    """A tool with the values that each argument may take in this very plan."""
+    """A tool with the values that each argument may take in this very plan. A server's tool has a
+    JSON `schema` for its arguments instead, and is `about` what its server says it does."""
 
     tool: Tool
     values: Mapping[str, Sequence[str]]
+    schema: Mapping[str, Any] | None = None
+    about: str = ""
 
 
 # The desk itself looks at the ticket's customer alone, whatever order is named.

@@ -379,6 +379,12 @@ class SupportSection(Section):
     min_confidence: float = Field(0.70, ge=0, le=1, description="calibrated; below it: escalate")
     max_out_of_scope: float = Field(0.50, ge=0, le=1, description="above it: escalate")
     evidence: int = Field(4, ge=1, le=12, description="records recalled for a ticket")
+    server_tools: int = Field(
+        4,
+        ge=0,
+        le=16,
+        description="tools of MCP servers offered to a plan, the best for the ticket",
+    )
 
 
 class GrafanaSection(Section):

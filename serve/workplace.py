@@ -10,7 +10,9 @@ from ray import serve as ray_serve
 
 from agents.chat import HttpChat
 from agents.host import Workflow
+from agents.offering import Offering
 from agents.packs import PackParts, load
+from agents.toolbox import PINS
 from agents.turn import Turn
 from agents.workflows import compression, conversation, support, tool, triage
 from cluster.errors import DeadlineExceeded, Unavailable
@@ -101,6 +103,9 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
         planner=tiers["planner"],
         routine=tiers["routine"],
         model_timeout_s=limit,
+        servers=Offering(
+            settings.agents.servers, settings.path(PINS), settings.support.server_tools
+        ),
     )
     context = {model.id: model.max_model_len for model in settings.models}
     packs = load(settings.agents.packs)

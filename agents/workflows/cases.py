@@ -1,13 +1,16 @@
 """PURE: a ticket under work: what was gathered of it, what may be evidence, and how it is told."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents import taint
 from agents.lessons import LESSON
 from agents.memories import askable
+from agents.pii import masked
 from agents.references import References
 from agents.taint import Label
+from agents.toolbox import TOOL_RESULT, of_server
 from agents.turn import Acted, Turn
 from agents.workflows import prompts
 from agents.workflows.prompts import Evidence
@@ -15,6 +18,8 @@ from memory.records import Hit, Query
 
 KINDS: Final = ("policy", LESSON)
 """What is evidence: policies, and past tickets whose answers people stand by."""
+_MOST_RESULT: Final = 1_200
+"""Characters of a server's result that may be evidence."""
 
 
 @dataclass
@@ -62,17 +67,33 @@ def label_of(recalled: dict[str, Any]) -> Label:
 
 
 def keep(case: Case, receipt: dict[str, Any]) -> None:
-    """Make what a step has found evidence, once."""
+    """Make what a step has found evidence, once. What a server's tool returned is that as well:
+    text of a stranger, without anything personal and without references of its own making."""
     kind = receipt["kind"]
     if kind == "order":
         text = prompts.order_text(receipt)
     elif kind == "account":
         text = prompts.account_text(receipt)
+    elif kind == TOOL_RESULT:
+        return _keep_result(case, receipt)
     else:
         text = prompts.refund_text(receipt)
     pair = (kind, case.references.rewrite(text))
     if pair not in case.results:
         case.results.append(pair)
+
+
+def _keep_result(case: Case, receipt: dict[str, Any]) -> None:
+    text = masked(str(receipt["text"])[:_MOST_RESULT])
+    pair = (str(receipt["tool"]), case.references.rewrite(text))
+    if text.strip() and pair not in case.results:
+        case.results.append(pair)
+
+
+def from_servers(case: Case, cited: Iterable[str]) -> list[str]:
+    """The tools of servers whose results are among the evidence with these ids."""
+    own = case.evidence()[: len(case.results)]
+    return sorted({e.source for e in own if e.id in set(cited) and of_server(e.source)})
 
 
 def result_of(case: Case | None) -> dict[str, Any]:

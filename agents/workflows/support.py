@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from agents import offering
 from agents import plan as plans
 from agents.chat import Chat
 from agents.grounding import check
 from agents.lessons import decision
 from agents.memories import Recaller
 from agents.money import cents
+from agents.offering import Offering
 from agents.references import References
+from agents.toolbox import of_server
 from agents.tools import WHOLE_TOTAL, Offer, support_offers
 from agents.turn import Turn
 from agents.workflows import prompts
@@ -24,6 +27,7 @@ from agents.workflows.cases import (
     KINDS,
     Case,
     evidence_for,
+    from_servers,
     keep,
     label_of,
     passage,
@@ -40,6 +44,8 @@ OUT_OF_SCOPE: Final = "out_of_scope"
 _PLAN_ATTEMPTS: Final = 2
 _DRAFT_ATTEMPTS: Final = 3
 _PLAN_TOKENS: Final = 160
+_CALL_TOKENS: Final = 240
+"""What the arguments of servers' tools may take in addition."""
 _DRAFT_TOKENS: Final = 220
 log = logger("support")
 
@@ -60,6 +66,7 @@ class Parts:
     planner: str
     routine: str
     model_timeout_s: float
+    servers: Offering | None = None
 
 
 async def work(turn: Turn, parts: Parts) -> None:
@@ -75,6 +82,7 @@ async def work(turn: Turn, parts: Parts) -> None:
         return await _escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
     offers = support_offers(references.of_kind("ORDER"), references.of_kind("AMOUNT"))
+    offers += await offering.for_turn(turn, parts.servers, text)
     case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
@@ -116,21 +124,24 @@ async def _plan(turn: Turn, parts: Parts, case: Case, offers: Sequence[Offer]) -
         intent=case.intent["intent"],
         history=_history(turn),
         evidence=case.evidence(),
-        tools=[offer.tool.form for offer in offers],
+        tools=[offer.tool.form for offer in offers if offer.schema is None],
+        server_tools=[offering.shown(offer) for offer in offers if offer.schema is not None],
     )
+    most = _PLAN_TOKENS + (_CALL_TOKENS if any(o.schema is not None for o in offers) else 0)
+    render = case.references.render
 
     async def write() -> dict[str, Any]:
         usage: list[dict[str, Any]] = []
         problem = ""
         for attempt in range(_PLAN_ATTEMPTS):
             answer = await parts.chat.complete(
-                parts.planner, messages, schema=plans.schema(offers), max_tokens=_PLAN_TOKENS,
+                parts.planner, messages, schema=plans.schema(offers), max_tokens=most,
                 timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-plan-{attempt}",
                 seed=attempt, temperature=0.7 * attempt,
             )  # fmt: skip
             usage.append(answer.usage())
             try:
-                plan = plans.parse(answer.text, offers).as_json()
+                plan = plans.parse(answer.text, offers, render).as_json()
             except InvalidInput as error:
                 problem = str(error)
                 continue
@@ -140,7 +151,7 @@ async def _plan(turn: Turn, parts: Parts, case: Case, offers: Sequence[Offer]) -
     written = await turn.phase("plan", write)
     case.usage += written["usage"]
     case.plan = written["plan"]
-    return plans.parse(case.plan, offers) if case.plan else None
+    return plans.parse(case.plan, offers, render) if case.plan else None
 
 
 def _history(turn: Turn) -> str:
@@ -151,7 +162,9 @@ def _history(turn: Turn) -> str:
 async def _do(turn: Turn, case: Case, index: int, step: plans.Step) -> tuple[str, str] | None:
     """Do one step; what went wrong as (reason, detail), or None."""
     args: dict[str, Any] = {}
-    if "order" in step.args:
+    if of_server(step.tool):
+        args = plans.rendered(step.args, case.references.render)
+    elif "order" in step.args:
         args["order"] = (case.references.value(step.args["order"]) or "").upper()
     if step.tool == "refund":
         looked = await _ensure_order(turn, case, index, args["order"])
@@ -213,7 +226,10 @@ async def _reply(turn: Turn, parts: Parts, case: Case) -> None:
     case.usage += draft["usage"]
 
     async def ground() -> dict[str, Any]:
-        return {"findings": draft["findings"], "cited": prompts.citations(draft["text"])}
+        cited = prompts.citations(draft["text"])
+        outside = from_servers(case, cited)
+        found = {"findings": draft["findings"], "cited": cited}
+        return found | ({"outside": outside} if outside else {})
 
     grounding = await turn.phase("grounding", ground)
     text = case.references.render(prompts.without_citations(draft["text"]))
