@@ -57,7 +57,7 @@ from serve.routes.settings import settings_routes
 from serve.scaling import start_scaler
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
-from serve.workplace import make_workflows
+from serve.workplace import WORKFLOWS, make_workflows
 
 DIRECTORY: Final = "directory"
 CONNECTOR: Final = "connector"
@@ -197,7 +197,10 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         f"http://127.0.0.1:{settings.gateway.port}",
         wiring.secret,
         settings.gateway.request_timeout_s,
-        Catalog(settings.models).names(),
+        {
+            "model": Catalog(settings.models).names(),
+            "workflow": (*WORKFLOWS, *settings.agents.packs_by_name),
+        },
         DIRECTORY,
     )
     # Two at once, so that a second swap is refused and does not wait for the first.

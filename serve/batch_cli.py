@@ -1,4 +1,4 @@
-"""`mainspring batch`: thousands of requests in a file, from the command line.
+"""`mainspring batch`: thousands of requests or runs in a file, from the command line.
 
 The commands work on the database of batches itself: what they ask for is worked on while the stack
 runs, and a follower loses nothing when it is broken off.
@@ -7,7 +7,7 @@ runs, and a follower loses nothing when it is broken off.
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -16,16 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster.errors import Conflict, Unavailable
+from cluster.errors import Conflict, InvalidInput, Unavailable
 from cluster.ids import SystemClock
 from cluster.settings import Settings, load
+from serve.budgets import usd_of
 from serve.bulk import tables
 from serve.bulk.archive import Archive
 from serve.bulk.table import Batch
 from serve.keys_cli import opened
+from serve.run_cli import fields
 
 console = Console(highlight=False, soft_wrap=True)
-batch = typer.Typer(no_args_is_help=True, help="Thousands of requests in a file.")
+batch = typer.Typer(no_args_is_help=True, help="Thousands of requests or runs in a file.")
 PROFILE = typer.Option(None, "--profile", help="A profile's name or file; default: local.")
 TENANT = typer.Option(None, "--tenant", help="Whose; default: the profile's tenant.")
 ID = typer.Argument(..., help="A batch's id, as `mainspring batch list` shows it.")
@@ -41,23 +43,46 @@ NOT_DONE: Final = 3
 def submit(
     file: Path = typer.Argument(..., help="OpenAI's JSONL; or a JSONL, CSV or Parquet table."),
     prompt: str = typer.Option("", help="For a table: the text of a row, with {column} in it."),
-    model: str = typer.Option("auto", help="For a table: who is asked."),
-    max_tokens: int = typer.Option(0, min=0, help="For a table: of an answer; 0: no limit."),
+    model: str = typer.Option("auto", help="With --prompt: who is asked."),
+    max_tokens: int = typer.Option(0, min=0, help="With --prompt: of an answer; 0: no limit."),
     endpoint: str = typer.Option("/v1/chat/completions", help="Where the requests go."),
+    workflow: str = typer.Option("", help="For a table: one run of it a row; columns are fields."),
+    set: list[str] = typer.Option([], help="With --workflow: a field of every run, as name=value."),
+    key: str = typer.Option("", help="With --workflow: the same key and row are the same run."),
+    expect: str = typer.Option("", help="For a table: the column with what is to be answered."),
     window: str = typer.Option("24h", help="How long it may take."),
     wait: bool = typer.Option(False, "--follow", help="Follow it to its end."),
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
-    """Have a file's requests worked through beside those that somebody waits for."""
+    """Have a file's requests, or a run for each row of a table, worked through beside what somebody
+    waits for."""
+    if prompt and workflow:
+        raise InvalidInput("workflow", workflow, "either --prompt or --workflow")
+    form: tables.Form | None = None
+    if prompt:
+        form = tables.PromptForm(endpoint, model, prompt, max_tokens)
+    elif workflow:
+        form = tables.RunForm(workflow, fields(set), key or tables.key_of(file))
+        endpoint = form.endpoint
+    elif expect:
+        raise InvalidInput("expect", expect, "a table, with --prompt or --workflow")
+    made = tables.lines(file, form, expect)
+    submitted(profile, tenant, endpoint, file.name, made, window, wait)
+
+
+def submitted(
+    profile: str | None, tenant: str | None, endpoint: str, name: str, lines: Iterable[bytes],
+    window: str, wait: bool,
+) -> None:  # fmt: skip
+    """Make a batch of these lines, say its id, and `wait` for its end if that is asked for."""
     settings = load(profile)
-    form = tables.Form(endpoint, model, prompt, max_tokens) if prompt else None
     owner = tenant or settings.tenant
     with archive(settings) as kept, tempfile.TemporaryFile() as content:
-        for line in tables.lines(file, form):
+        for line in lines:
             content.write(line)
         content.seek(0)
-        input_file = kept.files.add(owner, file.name, "batch", content)
+        input_file = kept.files.add(owner, name, "batch", content)
         made = kept.submit(owner, ACCOUNT, endpoint, input_file.id, window)
         console.print(made.id)
         if wait:
@@ -72,12 +97,12 @@ def listed(
 ) -> None:
     """The newest batches: how far they are."""
     settings = load(profile)
-    shown = Table("id", "status", "model", "lines", "right", "wrong", "age", box=None)
+    shown = Table("id", "kind", "status", "of", "lines", "right", "wrong", "age", box=None)
     with archive(settings) as kept:
         for one in kept.batches.batches(tenant or settings.tenant, "", limit):
             age = f"{(SystemClock().now() - one.created_at) / 60:.0f} min"
             counts = (str(n) for n in (one.lines, one.right_lines, one.wrong_lines))
-            shown.add_row(one.id, one.status, one.model or "-", *counts, age)
+            shown.add_row(one.id, one.kind, one.status, one.model or "-", *counts, age)
     console.print(shown)
 
 
@@ -144,7 +169,9 @@ def _follow(settings: Settings, kept: Archive, one: Batch) -> None:
             one = _looked_at(kept, one)
             done = one.lines - one.left
             rate = (done - before) / max(time.monotonic() - began, _POLL_S)
-            cost = sum(s.price_nano for s in books.ledger.sums((), {"run": one.id})) / 1e9
+            cost = one.usd + sum(
+                usd_of(s.price_nano) for s in books.ledger.sums((), {"run": one.id})
+            )
             progress.update(
                 task, description=one.status, completed=done, total=one.lines or None, rate=rate,
                 cost=cost,

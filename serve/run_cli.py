@@ -1,7 +1,6 @@
 """`mainspring run`: begin a run of a workflow on the running stack, and follow it to its end."""
 
 import asyncio
-import contextlib
 import json
 import os
 import time
@@ -11,23 +10,15 @@ from typing import Any, Final
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from cluster.errors import InvalidInput
 from cluster.settings import load
+from serve.bulk.runs import DECLINED
 from serve.mcp_cli import KEY_VARIABLE
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_DONE: Final = 1
 NOT_ENDED: Final = 3
-_DECLINED: Final = ("failed", "denied", "held", "refused", "cancelled")
 _MOST_BYTES: Final = 4_000_000
 _FENCE: Final = "---"
 
@@ -39,12 +30,7 @@ def run(
         None, help="The same as Markdown: a YAML head with the fields, and the text below."
     ),
     set: list[str] = typer.Option([], help="A field of it, as name=value; as often as needed."),
-    table: Path | None = typer.Option(
-        None, help="One run a row of a JSONL, CSV or Parquet file; its columns are fields."
-    ),
-    out: Path | None = typer.Option(None, help="With --table: what became of the rows, as JSONL."),
-    at_once: int = typer.Option(16, min=1, max=1000, help="With --table: runs at the same time."),
-    key: str = typer.Option("", help="The same key is the same run, or table of runs."),
+    key: str = typer.Option("", help="The same key is the same run."),
     wait: bool = typer.Option(True, help="Follow the run to its end."),
     timeout: float = typer.Option(600.0, min=0.0, help="Stop following after so many seconds."),
     as_json: bool = typer.Option(False, "--json", help="Print the run as JSON, and nothing else."),
@@ -55,15 +41,12 @@ def run(
 ) -> None:
     """Have a workflow done: content, shop, or one of your own. Exit status 1 when it was not done,
     3 when it has not ended. The key is read from MAINSPRING_API_KEY."""
-    given = {**_file(input), **_brief(brief), **_fields(set)}
+    given = {**_file(input), **_brief(brief), **fields(set)}
     address = url or address_of(profile)
-    if table is not None:
-        tabled = _table(address, workflow, table, given, key, at_once, timeout, out)
-        raise typer.Exit(asyncio.run(tabled))
     ended = asyncio.run(_run(address, workflow, given, key, timeout if wait else 0.0, as_json))
     if ended["status"] != "ended":
         raise typer.Exit(0 if not wait else NOT_ENDED)
-    if ended["decision"] in _DECLINED:
+    if ended["decision"] in DECLINED:
         raise typer.Exit(NOT_DONE)
 
 
@@ -94,51 +77,6 @@ async def _run(
     elif timeout_s > 0:
         console.print(f"not ended after {timeout_s:g} s; mainspring runs follow {begun['id']}")
     return ended
-
-
-async def _table(
-    address: str, workflow: str, table: Path, given: dict[str, Any], key: str, at_once: int,
-    timeout_s: float, out: Path | None,
-) -> int:  # fmt: skip
-    """Run each row; the exit status."""
-    from serve.bulk.tables import SUFFIXES, rows
-    from serve.client import Client
-    from serve.run_table import key_of, rows_of, run_table
-
-    if not table.is_file() or table.suffix not in SUFFIXES:
-        raise InvalidInput("table", str(table), f"a file whose name ends in {list(SUFFIXES)}")
-    wanted = rows_of(rows(table), given)
-    usd, wrong, open_, began = 0.0, 0, 0, time.monotonic()
-    with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(_progress(len(wanted)))
-        kept = stack.enter_context(out.open("wb")) if out else None
-        async with Client(address, os.environ.get(KEY_VARIABLE, "")) as client:
-            runs = run_table(client, workflow, wanted, key or key_of(table), at_once, timeout_s)
-            async for row in runs:
-                usd += row.usd
-                open_ += not row.ended
-                failed = row.error or (row.run or {}).get("decision") in _DECLINED
-                wrong += bool(failed)
-                if kept is not None:
-                    kept.write(row.line())
-                if failed:
-                    why = row.error or (row.run or {}).get("reason")
-                    shown.console.print(f"{row.row.id}: {why}", markup=False)
-                shown.advance(TaskID(0))
-                rate = shown.tasks[0].completed / (time.monotonic() - began)
-                shown.update(TaskID(0), description=f"{rate:.1f} rows/s, ${usd:.6f}")
-    done = len(wanted) - wrong - open_
-    console.print(f"{done} done, {wrong} not done, {open_} not ended; ${usd:.6f}")
-    return NOT_ENDED if open_ else NOT_DONE if wrong else 0
-
-
-def _progress(total: int) -> Progress:
-    shown = Progress(
-        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.description}"), console=console,
-    )  # fmt: skip
-    shown.add_task("", total=total)
-    return shown
 
 
 def told(event: dict[str, Any]) -> str:
@@ -204,7 +142,8 @@ def _brief(path: Path | None) -> dict[str, Any]:
     return {**head, "text": text.strip()}
 
 
-def _fields(given: list[str]) -> dict[str, Any]:
+def fields(given: list[str]) -> dict[str, Any]:
+    """PURE: `name=value` as fields, values read as YAML. InvalidInput for what is none."""
     fields: dict[str, Any] = {}
     for word in given:
         name, found, value = word.partition("=")

@@ -37,6 +37,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.withdrawn: list[str] = []
         self.waiting = self.most = 0
         self.pause_s = 0.0
         self.behave: Callable[[Line], Awaitable[Told]] | None = None
@@ -52,6 +53,9 @@ class Answers:
             return Told(200, f"req-{line.number}", b'{"said": "ok"}')
         finally:
             self.waiting -= 1
+
+    async def withdraw(self, batch: Batch) -> None:
+        self.withdrawn.append(batch.id)
 
 
 class Office:
@@ -70,7 +74,7 @@ class Office:
         """Another one who works on the same batches."""
         return Runner(
             self.archive.batches, self.archive.files, self.gateway, self._online, self.clock,
-            ("auto", "planner", "routine"), self.ceiling, 0.5, 86_400.0,
+            {"model": ("auto", "planner", "routine")}, self.ceiling, 0.5, 86_400.0,
         )  # fmt: skip
 
     async def _online(self) -> Online:

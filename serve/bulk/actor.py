@@ -1,7 +1,6 @@
 """The actor that works on the batches of one stack."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,8 +8,11 @@ from cluster.ids import SystemClock
 from cluster.settings import BatchesSection
 from cluster.telemetry import logger
 from serve.bulk.archive import Archive
-from serve.bulk.asking import HttpGateway
+from serve.bulk.door import Door, Prompts
+from serve.bulk.kinds import PROMPTS, RUNS, Known
 from serve.bulk.runner import Runner, Watching
+from serve.bulk.runs import Runs
+from serve.bulk.workers import Workers
 from serve.directory import Online, find_directory
 
 log = logger("bulk")
@@ -26,13 +28,14 @@ class Bulk:
 
     def __init__(
         self, section: BatchesSection, data_dir: Path, url: str, key: str, timeout_s: float,
-        models: Sequence[str], directory: str,
+        known: Known, directory: str,
     ) -> None:  # fmt: skip
         clock = SystemClock()
         archive = Archive(section, data_dir, clock)
-        gateway = HttpGateway(url, key, timeout_s, section.concurrency)
+        door = Door(url, key, timeout_s, section.concurrency)
+        workers = Workers({**dict.fromkeys(PROMPTS, Prompts(door)), RUNS: Runs(door)})
         self._runner = Runner(
-            archive.batches, archive.files, gateway, _watching(directory), clock, models,
+            archive.batches, archive.files, workers, _watching(directory), clock, known,
             section.concurrency, section.online_ttft_s, section.keep_days * _DAY_S,
         )  # fmt: skip
         self._working = asyncio.get_running_loop().create_task(self._runner.run())

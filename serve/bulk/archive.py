@@ -9,7 +9,7 @@ from cluster.ids import Clock, Ids, SystemClock, SystemIds
 from cluster.objects import opened as opened_objects
 from cluster.settings import BatchesSection
 from serve.bulk.files import Files
-from serve.bulk.lines import ENDPOINTS
+from serve.bulk.kinds import KINDS
 from serve.bulk.schema import opened
 from serve.bulk.table import Batch, Batches
 
@@ -44,8 +44,8 @@ class Archive:
 
         Raises InvalidInput for an endpoint, a window or a file of another purpose that can't be,
         NotFound when the tenant has no such file."""
-        if endpoint not in ENDPOINTS:
-            raise InvalidInput("endpoint", endpoint, f"one of {list(ENDPOINTS)}")
+        if endpoint not in KINDS:
+            raise InvalidInput("endpoint", endpoint, f"one of {list(KINDS)}")
         seconds, now = window_s(window), self._clock.now()
         file = self.files.one(tenant, input_file)
         if file.purpose != "batch":

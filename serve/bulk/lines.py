@@ -6,24 +6,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.errors import InvalidInput
+from serve.bulk.kinds import KINDS, Known
 from serve.schemas import parse_body
 
-EMBEDDINGS: Final = "/v1/embeddings"
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS, "/v1/responses")
 MAX_LINES: Final = 50_000
 MAX_LINE_BYTES: Final = 1_000_000
 MAX_CUSTOM_ID: Final = 512
+EXPECT: Final = "expect"
 _KEYS: Final = frozenset({"custom_id", "method", "url", "body"})
 
 
 @dataclass(frozen=True)
 class Line:
-    """A request of a batch: `number` is its place in the file, from 1; `body` is JSON."""
+    """A request of a batch: `number` is its place in the file, from 1; `body` is JSON, and so is
+    `expect`, what its answer is held to, where the line says that."""
 
     number: int
     custom_id: str
     model: str
     body: str
+    expect: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,20 @@ class Fault:
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of a line: a response's status, request id and JSON body, or the code and message
-    of why there is none."""
+    """What became of a line: a response's status, request id and JSON body; the code and message of
+    why there is none, or why it is not right. `usd` is what it cost, as far as no ledger's entry
+    names its batch."""
 
     status: int = 0
     request_id: str = ""
     body: str = "null"
     code: str = ""
     message: str = ""
+    usd: float = 0.0
 
     @property
     def right(self) -> bool:
-        return self.status == 200
+        return self.status == 200 and not self.code
 
 
 def split(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -72,12 +76,13 @@ def split(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Reader:
-    """Reads the lines of one file: `endpoint` is the batch's, `models` those that there are."""
+    """Reads the lines of one file: `endpoint` is the batch's, `known` the names that there are."""
 
-    def __init__(self, endpoint: str, models: Iterable[str]) -> None:
-        self._endpoint, self._models = endpoint, frozenset(models)
+    def __init__(self, endpoint: str, known: Known) -> None:
+        self._endpoint, self._field = endpoint, KINDS[endpoint].field
+        self._known = frozenset(known[self._field]) if self._field in known else None
         self._seen: dict[str, int] = {}
-        self._model = ""
+        self._name = ""
 
     def read(self, number: int, raw: bytes) -> Line | Fault | None:
         """The request on a line, or what is wrong with it; None for an empty line."""
@@ -96,8 +101,9 @@ class Reader:
     def _line(self, number: int, found: dict[str, Any]) -> Line:
         custom_id, body = found["custom_id"], found["body"]
         self._seen[custom_id] = number
-        self._model = body["model"]
-        return Line(number, custom_id, body["model"], json.dumps(body, ensure_ascii=False))
+        self._name = body[self._field]
+        expect = json.dumps(found[EXPECT], ensure_ascii=False) if EXPECT in found else ""
+        return Line(number, custom_id, self._name, json.dumps(body, ensure_ascii=False), expect)
 
     def _fault(self, number: int, found: dict[str, Any]) -> Fault | None:
         """The first thing that is wrong with a JSON object."""
@@ -113,21 +119,23 @@ class Reader:
         if found.get("url") != self._endpoint:
             told = f"url is {self._endpoint}, as the batch's endpoint"
             return Fault(number, "invalid_url", told, "url")
-        if unknown := set(found) - _KEYS:
-            told = f"a line has {', '.join(sorted(_KEYS))} and nothing else"
+        if unknown := set(found) - _KEYS - {EXPECT}:
+            told = f"a line has {', '.join(sorted(_KEYS))}, perhaps {EXPECT}, and nothing else"
             return Fault(number, "unknown_key", told, min(unknown))
         return self._fault_in(number, found.get("body"))
 
     def _fault_in(self, number: int, body: Any) -> Fault | None:
         if not isinstance(body, dict):
             return Fault(number, "invalid_body", "body is a JSON object", "body")
-        model = body.get("model")
-        if not isinstance(model, str) or model not in self._models:
-            told = f"body.model is one of {', '.join(sorted(self._models))}"
-            return Fault(number, "model_not_found", told, "body.model")
-        if self._model not in {"", model}:
-            told = f"all lines of a batch have one model; the first one has {self._model!r}"
-            return Fault(number, "mismatched_model", told, "body.model")
+        field, name = self._field, body.get(self._field)
+        if not isinstance(name, str) or not name:
+            return Fault(number, f"{field}_not_found", f"body.{field} is a text", f"body.{field}")
+        if self._known is not None and name not in self._known:
+            told = f"body.{field} is one of {', '.join(sorted(self._known))}"
+            return Fault(number, f"{field}_not_found", told, f"body.{field}")
+        if self._name not in {"", name}:
+            told = f"all lines of a batch have one {field}; the first one has {self._name!r}"
+            return Fault(number, f"mismatched_{field}", told, f"body.{field}")
         if body.get("stream"):
             return Fault(number, "invalid_body", "a batch has no streams", "body.stream")
         return None

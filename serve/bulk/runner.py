@@ -8,7 +8,7 @@ says how many lines may be on their way beside what somebody waits for; batches 
 import asyncio
 import tempfile
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,8 +16,9 @@ from typing import Any, Final
 from cluster.errors import Conflict, MainspringError, NotFound
 from cluster.ids import Clock
 from cluster.telemetry import logger
-from serve.bulk.asking import Gateway, ask
+from serve.bulk.asking import Worker, ask
 from serve.bulk.files import Files
+from serve.bulk.kinds import Known
 from serve.bulk.lines import Answered, Fault, Line, Reader, split, written
 from serve.bulk.pacing import NOBODY, STEP_S, Pace, next_pace
 from serve.bulk.table import Batch, Batches
@@ -67,15 +68,15 @@ class _Duty:
 
 
 class Runner:
-    """`models` are the names that a line may ask for; `ceiling` is the most lines that may be on
+    """`known` are the names that lines may ask for; `ceiling` is the most lines that may be on
     their way; `target_s` the time to the first token that online requests are promised."""
 
     def __init__(
-        self, batches: Batches, files: Files, gateway: Gateway, online: Watching, clock: Clock,
-        models: Iterable[str], ceiling: int, target_s: float, keep_s: float,
+        self, batches: Batches, files: Files, worker: Worker, online: Watching, clock: Clock,
+        known: Known, ceiling: int, target_s: float, keep_s: float,
     ) -> None:  # fmt: skip
-        self._batches, self._files, self._gateway = batches, files, gateway
-        self._online, self._clock, self._models = online, clock, tuple(models)
+        self._batches, self._files, self._worker = batches, files, worker
+        self._online, self._clock, self._known = online, clock, known
         self._ceiling, self._target_s, self._keep_s = ceiling, target_s, keep_s
         self.pace = Pace(min(START, ceiling), clock.monotonic() - STEP_S)
         self._refused = False
@@ -145,6 +146,8 @@ class Runner:
         for task in work.asking:
             task.cancel()  # closes the connection, so that the engine stops
         if not self._busy(work):
+            if batch.left:
+                await self._worker.withdraw(batch)
             await asyncio.to_thread(self._finish, batch)
             del self._works[batch.id]
 
@@ -183,7 +186,7 @@ class Runner:
         self._batches.begin(batch, lines[0].model, len(lines), now)
 
     def _read(self, batch: Batch) -> Iterator[Line | Fault]:
-        reader = Reader(batch.endpoint, self._models)
+        reader = Reader(batch.endpoint, self._known)
         try:
             chunks = self._files.chunks(batch.tenant, batch.input_file)
             for number, raw in enumerate(split(chunks), start=1):
@@ -224,7 +227,7 @@ class Runner:
         task.add_done_callback(work.asking.discard)
 
     async def _ask(self, batch: Batch, line: Line) -> None:
-        answer = await ask(self._gateway, batch, line, self._clock, self._full)
+        answer = await ask(self._worker, batch, line, self._clock, self._full)
         if answer is not None:
             self._answers.append((batch.id, line.number, answer))
         self._answered.set()

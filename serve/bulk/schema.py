@@ -31,6 +31,10 @@ MIGRATIONS: Final = (
         PRIMARY KEY (batch, line));
     CREATE INDEX batch_lines_open ON batch_lines (batch, answered, line)
     """,
+    """
+    ALTER TABLE batch_lines ADD COLUMN expect TEXT NOT NULL DEFAULT '';
+    ALTER TABLE batches ADD COLUMN usd DOUBLE PRECISION NOT NULL DEFAULT 0
+    """,
 )
 OPEN: Final = ("validating", "in_progress", "cancelling", "finalizing")
 OPEN_SQL: Final = ", ".join(f"'{status}'" for status in OPEN)

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, text
 
 from cluster.database import Database
 from cluster.errors import Conflict, NotFound
+from serve.bulk.kinds import KINDS
 from serve.bulk.lines import Answered, Line
 from serve.bulk.schema import OPEN_SQL, page
 
 _BATCH: Final = (
     "id, tenant, account, endpoint, model, input_file, window_text, metadata, status, errors,"
-    " output_file, error_file, lines, right_lines, wrong_lines, times, created_at, expires_at"
+    " output_file, error_file, lines, right_lines, wrong_lines, times, created_at, expires_at, usd"
 )
 _PAGE: Final = 500
 
@@ -26,7 +27,9 @@ _PAGE: Final = 500
 @dataclass(frozen=True)
 class Batch:
     """A batch's row. `account` is the key that pays; `times` says when each status began; `lines`
-    of them are `right_lines` answered with 200 and `wrong_lines` otherwise."""
+    of them are `right_lines` answered as they should and `wrong_lines` otherwise. `model` is what
+    all its lines share (see `kinds.py`); `usd` what it cost beside the ledger's entries that name
+    it."""
 
     id: str
     tenant: str
@@ -46,6 +49,12 @@ class Batch:
     times: dict[str, float]
     created_at: float
     expires_at: float
+    usd: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """What people call a batch of its endpoint."""
+        return KINDS[self.endpoint].name
 
     @property
     def left(self) -> int:
@@ -74,7 +83,7 @@ class Batches:
                 text(f"INSERT INTO batches ({_BATCH}) VALUES (:id, :tenant, :account, :endpoint,"
                      " :model, :input_file, :window, :metadata, :status, :errors, :output_file,"
                      " :error_file, :lines, :right_lines, :wrong_lines, :times, :created_at,"
-                     " :expires_at)"),
+                     " :expires_at, :usd)"),
                 {**vars(batch), "metadata": json.dumps(batch.metadata),
                  "errors": json.dumps(batch.errors), "times": json.dumps(batch.times)},
             )  # fmt: skip
@@ -133,12 +142,13 @@ class Batches:
         """Lines to be worked on."""
         query = text(
             "INSERT INTO batch_lines (batch, line, custom_id, body, answered, status, request_id,"
-            " answer, code, message) VALUES (:b, :n, :c, :body, 0, 0, '', '', '', '')"
+            " answer, code, message, expect) VALUES (:b, :n, :c, :body, 0, 0, '', '', '', '', :e)"
         )
         rows = [
-            {"b": batch.id, "n": line.number, "c": line.custom_id, "body": line.body}
+            {"b": batch.id, "n": line.number, "c": line.custom_id, "body": line.body,
+             "e": line.expect}
             for line in lines
-        ]
+        ]  # fmt: skip
         with self._database.transaction() as connection:
             connection.execute(query, rows)
 
@@ -153,12 +163,12 @@ class Batches:
     def unanswered(self, batch_id: str, after: int, limit: int = _PAGE) -> list[Line]:
         """The next lines behind number `after` that nothing became of yet."""
         query = text(
-            "SELECT line, custom_id, body FROM batch_lines WHERE batch = :b AND answered = 0"
-            " AND line > :n ORDER BY line LIMIT :k"
+            "SELECT line, custom_id, body, expect FROM batch_lines WHERE batch = :b"
+            " AND answered = 0 AND line > :n ORDER BY line LIMIT :k"
         )
         with self._database.reading() as connection:
             rows = connection.execute(query, {"b": batch_id, "n": after, "k": limit})
-            return [Line(n, c, "", body) for n, c, body in rows]
+            return [Line(n, c, "", body, expect) for n, c, body, expect in rows]
 
     def answer(self, answers: Sequence[tuple[str, int, Answered]]) -> None:
         """Write what became of lines, each (batch, line, answer). The first answer of a line is the
@@ -171,7 +181,7 @@ class Batches:
         )
         count = text(
             "UPDATE batches SET right_lines = right_lines + :right, wrong_lines = wrong_lines"
-            " + :wrong WHERE id = :b"
+            " + :wrong, usd = usd + :usd WHERE id = :b"
         )
         with self._database.transaction() as connection:
             for batch, line, answer in answers:
@@ -181,7 +191,8 @@ class Batches:
                 }  # fmt: skip
                 if connection.execute(query, given).rowcount:
                     right = int(answer.right)
-                    connection.execute(count, {"right": right, "wrong": 1 - right, "b": batch})
+                    more = {"right": right, "wrong": 1 - right, "usd": answer.usd, "b": batch}
+                    connection.execute(count, more)
 
     def rows(self, batch_id: str) -> Iterator[Row]:
         """Every line of a batch in the file's order, with what became of it."""

@@ -8,9 +8,11 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.settings import BatchesSection
 from serve.bulk.archive import Archive
+from serve.bulk.kinds import OFFERED
 from serve.bulk.table import Batch
 from serve.callers import principal_of, tenant_of
 from serve.description import reads
@@ -58,6 +60,8 @@ class BatchRoutes:
     async def create(self, http: Request) -> Response:
         """POST /v1/batches"""
         asked = read(Asked, parse_body(await http.body()))
+        if asked.endpoint not in OFFERED:
+            raise InvalidInput("endpoint", asked.endpoint, f"one of {list(OFFERED)}")
         made = await run_in_threadpool(
             self._archive.submit, tenant_of(http), principal_of(http).key, asked.endpoint,
             asked.input_file_id, asked.completion_window, asked.metadata,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,27 @@ def test_a_table_is_a_run_a_row_and_none_twice(demo: Demo, tmp_path: Path) -> No
         "c,VASE-01,LO-1,u3,0,2026-11-20\n",
         encoding="utf-8",
     )
-    words = ("run", "shop", "--table", str(table), "--set", "task=sale", "--out", str(out))
+    words = ("batch", "submit", str(table), "--workflow", "shop", "--set", "task=sale", "--follow")
+    # The demo's stack has its data below the folder that its user named.
+    inside = replace(
+        demo, environment={**demo.environment, "MAINSPRING_DATA_DIR": str(demo.home / "demo")}
+    )
     for _ in range(2):
-        done = demo.mainspring(*words)
+        done = inside.mainspring(*words)
         assert done.returncode == 1, done.stdout + done.stderr
-        assert "2 done, 1 not done, 0 not ended" in done.stdout
-        told = {t["custom_id"]: t for t in map(json.loads, out.read_text("utf-8").splitlines())}
-        assert "paid_cents" in told["c"]["error"]
-        stocks = {told[id]["result"]["stock"] for id in "ab"}
+        assert "2 right, 1 wrong of 3" in done.stdout
+        id = done.stdout.split()[0]
+        right = _fetched(inside, id, out)
+        stocks = {told["response"]["body"]["result"]["stock"] for told in right.values()}
         assert max(stocks) - min(stocks) == 1
+        wrong = _fetched(inside, id, out, "--errors")
+        assert "paid_cents" in wrong["c"]["response"]["body"]["error"]["param"]
+
+
+def _fetched(demo: Demo, id: str, out: Path, *words: str) -> dict[str, Any]:
+    done = demo.mainspring("batch", "fetch", id, "--out", str(out), *words)
+    assert done.returncode == 0, done.stderr
+    return {row["custom_id"]: row for row in map(json.loads, out.read_text("utf-8").splitlines())}
 
 
 def test_what_a_workflow_does_not_take_is_refused_by_its_field(demo: Demo) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from cluster.errors import InvalidInput, MainspringError
 from cluster.settings import load
 from serve.batch_cli import archive
-from serve.bulk.tables import Form, lines
+from serve.bulk.tables import PromptForm, RunForm, key_of, lines
 from serve.cli import app
 from tests.bulk import Office, jsonl, request
 
@@ -100,7 +100,7 @@ def test_rows_of_every_kind_of_table_become_the_same_lines(tmp_path: Path, kind:
         path.write_text("name,age\nAnn,3\nBj\u00f6rn,4\n")
     else:
         parquet.write_table(pa.Table.from_pylist(ROWS), path)
-    form = Form("/v1/chat/completions", "auto", "{name} is {age}")
+    form = PromptForm("/v1/chat/completions", "auto", "{name} is {age}")
     made = [json.loads(line) for line in lines(path, form)]
     assert [line["custom_id"] for line in made] == ["row-1", "row-2"]
     said = [line["body"]["messages"][0]["content"] for line in made]
@@ -116,8 +116,7 @@ def test_rows_of_every_kind_of_table_become_the_same_lines(tmp_path: Path, kind:
     ],
 )
 def test_a_row_is_asked_in_the_form_of_its_endpoint(endpoint: str, body: dict[str, Any]) -> None:
-    line = Form(endpoint, "m", "hi", 5).line(1, {})
-    assert line["body"] == {"model": "m", **body}
+    assert PromptForm(endpoint, "m", "hi", 5).body(1, {}) == {"model": "m", **body}
 
 
 @pytest.mark.parametrize(
@@ -141,3 +140,48 @@ def test_a_wrong_table_is_refused_with_what_would_be_right(
         run(*words)
     with archive(load()) as kept:
         assert kept.batches.batches("default", "", 10) == []
+
+
+def test_columns_are_a_runs_fields_and_its_key_the_tables(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in "abc"]
+    for path, when in zip(paths, ("2026-11-20", "2026-11-20", "2026-11-21"), strict=True):
+        path.write_text(f"custom_id,n,when,note\na,1,,\nb,2,{when},x\n")
+    made = [
+        [json.loads(line)["body"] for line in lines(path, RunForm("shop", {"n": 0}, key_of(path)))]
+        for path in paths
+    ]
+    assert [body["input"] for body in made[0]] == [
+        {"n": 1}, {"n": 2, "when": "2026-11-20", "note": "x"},
+    ]  # fmt: skip
+    keys = [[body["key"] for body in one] for one in made]
+    assert keys[0] == keys[1]
+    assert not set(keys[0]) & set(keys[2])
+    assert len(set(keys[0])) == 2
+
+
+def test_what_is_expected_is_taken_out_of_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("name,right\nAnn,yes\n")
+    (line,) = lines(path, RunForm("shop", {}, "k"), "right")
+    assert json.loads(line)["expect"] == "yes"
+    assert json.loads(line)["body"]["input"] == {"name": "Ann"}
+    with pytest.raises(InvalidInput, match="columns of the table: name, right"):
+        list(lines(path, RunForm("shop", {}, "k"), "rigth"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prompt", "x", "--workflow", "shop"), "either --prompt or --workflow"),
+        (("--expect", "name"), "a table, with --prompt or --workflow"),
+        (("--workflow", "shop", "--set", "task"), "name=value"),
+        (("--endpoint", "/v1/images"), "one of"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl([request("a")]))
+    with pytest.raises(InvalidInput, match=message):
+        run("submit", str(path), *words)

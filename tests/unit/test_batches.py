@@ -1,14 +1,17 @@
 """Batches are worked through: each line is answered once, whatever breaks on the way."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serve.bulk.asking import Told
-from serve.bulk.lines import MAX_LINE_BYTES, Fault, Line, Reader, split
+from serve.bulk.judging import judged
+from serve.bulk.lines import MAX_LINE_BYTES, Answered, Fault, Line, Reader, split
 from serve.bulk.pacing import NOBODY, STEP_S, Pace, next_pace
 from serve.directory import Directory, Online
 from tests.bulk import CHAT, Office, request
@@ -119,6 +122,66 @@ async def test_a_cancelled_batch_keeps_what_was_answered(office: Office) -> None
     assert len(errors) == 8
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
     assert office.gateway.waiting == 0
+    assert office.gateway.withdrawn == [batch.id]
+
+
+async def test_a_line_that_is_not_done_yet_gives_its_place_to_others(tmp_path: Path) -> None:
+    office = Office(tmp_path, ceiling=1)
+
+    async def later(line: Line) -> Told:
+        waits = line.custom_id == "slow" and office.gateway.asked.count("slow") < 3
+        return Told(202) if waits else Told(200, "r", b"{}", usd=0.25)
+
+    office.gateway.behave = later
+    office.start()
+    done = await office.ended(office.submit([request("slow"), request("quick")]))
+    assert office.gateway.asked == ["slow", "quick", "slow", "slow"]
+    assert (done.status, done.right_lines, done.usd) == ("completed", 2, 0.5)
+    assert office.gateway.withdrawn == []
+    await office.kill()
+    office.archive.close()
+
+
+async def test_an_answer_that_is_not_the_expected_one_is_told_as_wrong(office: Office) -> None:
+    said = json.dumps({"choices": [{"message": {"content": " Paris\n"}}]}).encode()
+
+    async def paris(_: Line) -> Told:
+        return Told(200, "r", said)
+
+    office.gateway.behave = paris
+    rows = [request("a", expect="paris"), request("b", expect="Rome"), request("c")]
+    done = await office.ended(office.submit(rows))
+    assert (done.right_lines, done.wrong_lines) == (2, 1)
+    (wrong,) = office.rows(done.error_file)
+    assert wrong["response"]["body"] == json.loads(said)
+    expected = {"code": "not_as_expected", "message": 'it is " Paris\\n", not "Rome"'}
+    assert (wrong["custom_id"], wrong["error"]) == ("b", expected)
+
+
+RUN = {
+    "object": "run", "status": "ended", "decision": "returned", "result": {"cents": 500},
+    "effects": [{"tool": "shop.label", "state": "DONE"}, {"tool": "x", "state": "DENIED"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "expect", "wrong"),
+    [
+        (RUN, "returned", ""),
+        (RUN, "denied", 'it is "returned", not "denied"'),
+        (RUN, {"decision": "returned", "done": ["shop.label"], "cents": 500}, ""),
+        (RUN, {"cents": 400, "done": []}, 'cents is 500, not 400; done is ["shop.label"], not []'),
+        ({"choices": [{"text": "4"}]}, 4, ""),
+        ({"output": [{"content": [{"text": "a"}, {"text": "b"}]}]}, "AB", ""),
+        ({"output": [None]}, "x", 'it is "", not "x"'),
+        (None, {"a": 1}, "a is null, not 1"),
+        ({"wrong": ""}, {"wrong": ""}, ""),
+    ],
+)
+def test_what_is_expected_of_an_answer(body: Any, expect: Any, wrong: str) -> None:
+    answer = Answered(200, "r", json.dumps(body))
+    assert judged(answer, json.dumps(expect)).message == wrong
+    assert judged(replace(answer, code="not_done"), json.dumps(expect)).code == "not_done"
 
 
 async def test_an_expired_batch_keeps_what_was_answered(office: Office) -> None:
@@ -186,7 +249,7 @@ def test_lines_come_whole_however_the_file_is_cut() -> None:
 
 def test_no_more_lines_than_a_batch_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.bulk.lines.MAX_LINES", 1)
-    reader = Reader(CHAT, ["auto"])
+    reader = Reader(CHAT, {"model": ["auto"]})
     line = b'{"custom_id": "%s", "method": "POST", "url": "%s", "body": {"model": "auto"}}'
     assert isinstance(reader.read(1, line % (b"a", CHAT.encode())), Line)
     found = reader.read(2, line % (b"b", CHAT.encode()))

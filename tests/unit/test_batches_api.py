@@ -15,7 +15,7 @@ from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, BatchesSection, GatewaySection
 from serve.books import Books
 from serve.bulk.archive import Archive
-from serve.bulk.asking import HttpGateway
+from serve.bulk.door import Door, Prompts
 from serve.bulk.pacing import NOBODY
 from serve.bulk.runner import Runner
 from serve.directory import Online
@@ -55,10 +55,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         GatewaySection(), room=64, books=books, own_key=KEY, extra_routes=[routes]
     ) as s:
         archive = Archive(SECTION, tmp_path, SystemClock())
-        gateway = HttpGateway(s.url, KEY, 10.0, 16)
+        door = Door(s.url, KEY, 10.0, 16)
         runner = Runner(
-            archive.batches, archive.files, gateway, _nobody, SystemClock(),
-            ("auto", "big", "small"), 16, 0.5, 3600.0,
+            archive.batches, archive.files, Prompts(door), _nobody, SystemClock(),
+            {"model": ("auto", "big", "small")}, 16, 0.5, 3600.0,
         )  # fmt: skip
         working = asyncio.ensure_future(runner.run())
         async with openai.AsyncOpenAI(
@@ -68,7 +68,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         await runner.stop()
-        await gateway.close()
+        await door.close()
         archive.close()
         await books.close()
 
