@@ -8,13 +8,28 @@ transaction with their receipt, so that a repeat after a crash returns the first
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agents.guarded import Guarded
 from agents.helpdesk import HelpDesk
 from agents.intents import Guard
+from agents.macros import Macros
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
+
+_WRITES: Final = {
+    "refund": ("order", "amount_cents"),
+    "reply": ("text", "message"),
+    "escalate": ("reason", "summary"),
+    "assign": ("queue",),
+    "withdraw": ("of",),
+    "take": ("by",),
+    "answer": ("by", "draft"),
+    "give_back": ("by", "draft"),
+    "close_ticket": ("by",),
+    "rate": ("score", "draft"),
+}
+"""The desk's methods that are tools, with the arguments that they take."""
 
 
 class Connector(Guarded):
@@ -24,6 +39,7 @@ class Connector(Guarded):
         super().__init__(make_guard())
         self._desk = HelpDesk(path, SystemClock())
         self._desk.seed(seed)
+        self._macros = Macros(seed)
 
     def pid(self) -> int:
         return os.getpid()
@@ -43,6 +59,8 @@ class Connector(Guarded):
         for a tool that it does not have.
         """
         match tool:
+            case "read_ticket" if args.get("message"):
+                return {"kind": "ticket", **self._desk.read_message(ticket, args["message"])}
             case "read_ticket":
                 return {"kind": "ticket", **self._desk.read_ticket(ticket)}
             case "lookup_account":
@@ -50,19 +68,37 @@ class Connector(Guarded):
             case "lookup_order":
                 order = self._desk.order(self._desk.customer_of(ticket), args["order"])
                 return {"kind": "order", **order}
-            case "refund":
-                receipt = self._desk.refund(key, ticket, args["order"], args["amount_cents"])
-            case "reply":
-                receipt = self._desk.reply(key, ticket, args["text"])
-            case "escalate":
-                receipt = self._desk.escalate(key, ticket, args["reason"], args["summary"])
-            case "assign":
-                receipt = self._desk.assign(key, ticket, args["queue"])
-            case "withdraw":
-                receipt = self._desk.withdraw(key, ticket, args["of"])
-            case _:
-                raise InvalidInput("tool", tool, "a tool of the help-desk")
-        return {"kind": tool, **receipt}
+        if tool not in _WRITES:
+            raise InvalidInput("tool", tool, "a tool of the help-desk")
+        given = {name: args[name] for name in _WRITES[tool] if name in args}
+        return {"kind": tool, **getattr(self._desk, tool)(key, ticket, **given)}
+
+    # --- what people and their programs see and bring (raw: not for models or logs)
+
+    def opened(
+        self, id: str, customer: str, email: str, name: str, subject: str, body: str, received: str
+    ) -> dict[str, Any]:
+        """Put a ticket on the desk; whose it is, and whether it was there."""
+        who = customer or self._desk.customer_for(email, name, received[:10])
+        return self._desk.open_ticket(id, who, subject, body, received)
+
+    def said(self, ticket: str, id: str, text: str) -> dict[str, Any]:
+        """See `Threads.say`."""
+        return self._desk.say(ticket, id, text)
+
+    def drafted(self, ticket: str, by: str, text: str, macro: str = "") -> str:
+        """See `Threads.draft`; NotFound for an unknown macro."""
+        found = self._macros.require(macro) if macro else None
+        return self._desk.draft(ticket, by, text, found)
+
+    def thread(self, ticket: str, intent: str = "") -> dict[str, Any]:
+        """See `Threads.whole`, with the macros, those for the intent first."""
+        macros = [macro.model_dump(mode="json") for macro in self._macros.fitting(intent)]
+        return {**self._desk.whole(ticket), "macros": macros}
+
+    def listed(self, status: str, after: str, limit: int) -> list[dict[str, Any]]:
+        """See `Threads.listed`."""
+        return self._desk.listed(status, after, limit)
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The receipt of the write done under `key`, or None when there was none."""

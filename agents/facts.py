@@ -39,14 +39,15 @@ def facts_for(
     facts |= origins.facts(TOOLS.get(tool) or Tool(tool, (), "write"), args, run)
     if tool == "refund":
         wanted = str(args.get("order", ""))
-        order, asked = _order(run, wanted), str(run.receipts.get("read", {}).get("text", ""))
-        named = largest_named(asked)
+        order, read = _order(run, wanted), run.receipts.get("read", {})
+        asked = str(read.get("text", ""))
+        named, thread = largest_named(asked), "\n".join((asked, *_of_customer(read)))
         facts |= {
             "amount_cents": int(args.get("amount_cents", 0)),
             "order_total_cents": int(order.get("total_cents", 0)),
             "order_refunded_cents": int(order.get("refunded_cents", 0)),
             "agent_refunded_cents": agent.refunded_cents + _refunded(run),
-            "order_named": bool(wanted) and wanted.casefold() in asked.casefold(),
+            "order_named": bool(wanted) and wanted.casefold() in thread.casefold(),
             "named_cents": named,
             "named_left_cents": max(0, named - _refunded(run, wanted)),
             "order_status": str(order.get("status", "unknown")),
@@ -84,6 +85,11 @@ def _order(run: RunState, order: str) -> dict[str, Any]:
         if receipt.get("kind") == "order" and str(receipt.get("id")).upper() == order.upper():
             return receipt
     return {}
+
+
+def _of_customer(read: dict[str, Any]) -> list[str]:
+    """What the customer has said in the thread before."""
+    return [str(m["text"]) for m in read.get("before", ()) if m.get("author") == "customer"]
 
 
 def _refunded(run: RunState, order: str | None = None) -> int:

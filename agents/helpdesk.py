@@ -13,10 +13,10 @@ It stands in for a shop's own systems, behind the support connector. Two promise
 Money is in integer cents, times are seconds since the epoch (UTC), days are ISO dates.
 """
 
-from collections.abc import Callable
 from typing import Final
 
-from agents.desk_file import DeskFile, money, vault_of
+from agents.desk_acts import DeskActs
+from agents.desk_file import money
 from agents.desks import Receipt, Row
 from agents.references import references_in
 from cluster.errors import Conflict, InvalidInput, NotFound
@@ -27,26 +27,32 @@ REFUND_DAYS: Final = 5
 """Working days until a refund arrives."""
 
 
-class HelpDesk(DeskFile):
+class HelpDesk(DeskActs):
     """What is done at the desk; safe to share between threads of one process."""
 
     # --- effects, each done once for its key
 
-    def reply(self, key: str, ticket: str, text: str) -> Receipt:
-        """Send `text`. It may hold this ticket's personal placeholders and no other references:
-        the caller has put order ids, amounts and dates back. Raises InvalidInput otherwise."""
+    def reply(self, key: str, ticket: str, text: str, message: str = "") -> Receipt:
+        """Send `text`, as the answer to a further `message` if one is named. It may hold the
+        personal placeholders of the thread up to there, and no other references: the caller has put
+        order ids, amounts and dates back. Raises InvalidInput otherwise; Conflict when a person has
+        the ticket by now."""
 
         def act(row: Row) -> Receipt:
-            account = self._row("customers", "customer", row["customer"])
-            rendered = vault_of(row, account)[0].render(text)
+            if row["status"] == "held":
+                raise Conflict(f"ticket {ticket}", "a person has it")
+            vault = self.vault(ticket, message)[0] if message else self.vault_of_ticket(ticket)
+            rendered = vault.render(text)
             if not rendered.strip() or (left := references_in(rendered)):
                 shown = sorted(left) if rendered.strip() else text
                 raise InvalidInput("text", shown, "words, and references of this ticket only")
             self._db.execute("insert into outbox values (?,?,?)", (key, ticket, rendered))
+            self._add_message(key, ticket, "agent", "", rendered)
             self._set_status(ticket, "replied")
             return {"chars": len(rendered)}
 
-        return self._once(key, "reply", ticket, {"text": text}, act)
+        payload = {"text": text, "message": message} if message else {"text": text}
+        return self._once(key, "reply", ticket, payload, act)
 
     def refund(self, key: str, ticket: str, order: str, amount_cents: int) -> Receipt:
         """Refund part of an order of the ticket's customer. The receipt holds amount,
@@ -85,7 +91,8 @@ class HelpDesk(DeskFile):
         def act(row: Row) -> Receipt:
             values = (key, ticket, reason, summary)
             self._db.execute("insert into escalations values (?,?,?,?)", values)
-            self._set_status(ticket, "escalated")
+            if row["status"] != "held":
+                self._set_status(ticket, "escalated")
             return {"reason": reason}
 
         return self._once(key, "escalate", ticket, {"reason": reason, "summary": summary}, act)
@@ -133,6 +140,9 @@ class HelpDesk(DeskFile):
                 "update tickets set subject='', body=? where customer = ?", (ERASED, customer)
             )
             replies = self._db.execute(f"update outbox set text=? where {mine}", (ERASED, customer))
+            for table in ("messages", "ratings"):
+                self._db.execute(f"update {table} set text=? where {mine}", (ERASED, customer))
+            self._db.execute(f"delete from drafts where {mine}", (customer,))
         # The old words also stand in pages that are free by now, and in the log.
         with self._lock:
             self._db.execute("vacuum")
@@ -151,18 +161,10 @@ class HelpDesk(DeskFile):
 
     def counts(self) -> dict[str, int]:
         """Rows by table, and refunded_cents of all refunds made here."""
-        tables = "customers orders tickets effects outbox refunds escalations queues".split()
+        tables = (
+            "customers orders tickets effects outbox refunds escalations queues messages ratings"
+        ).split()
         with self._lock:
             rows = {t: self._number(f"select count(*) from {t}") for t in tables}
             money_out = self._number("select coalesce(sum(amount_cents), 0) from refunds")
         return {**rows, "refunded_cents": money_out}
-
-    def _once(
-        self, key: str, kind: str, ticket: str, payload: Row, act: Callable[[Row], Receipt]
-    ) -> Receipt:
-        with self._lock:
-            row = self._row("tickets", "ticket", ticket)
-        return self.once(key, kind, ticket, payload, lambda: {"ticket": ticket, **act(row)})
-
-    def _set_status(self, ticket: str, status: str) -> None:
-        self._db.execute("update tickets set status = ? where id = ?", (status, ticket))

@@ -1,4 +1,7 @@
-"""The help-desk's tables (SQLite). Every effect has a row in `effects` and one in its own table."""
+"""The help-desk's tables (SQLite). Every effect has a row in `effects` and one in its own table.
+
+`drafts` are words that no effect has sent yet. What went out before there were threads is taken
+into them when a file is opened."""
 
 from typing import Final
 
@@ -29,4 +32,20 @@ create table if not exists escalations(
   summary text not null);
 create table if not exists queues(
   key text primary key references effects(key), ticket text not null, queue text not null);
+create table if not exists messages(
+  seq integer primary key autoincrement, id text not null unique,
+  ticket text not null references tickets(id), author text not null, by text not null,
+  text text not null, at real not null);
+create index if not exists messages_of_ticket on messages(ticket, seq);
+create table if not exists drafts(
+  id text primary key, ticket text not null references tickets(id), by text not null,
+  text text not null);
+create table if not exists holders(
+  ticket text primary key references tickets(id), by text not null, at real not null);
+create table if not exists ratings(
+  ticket text primary key references tickets(id),
+  score integer not null check(score between 1 and 5), text text not null, at real not null);
+insert or ignore into messages(id, ticket, author, by, text, at)
+  select o.key, o.ticket, 'agent', '', o.text, e.done_at
+  from outbox o join effects e on e.key = o.key order by o.rowid;
 """

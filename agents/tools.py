@@ -68,6 +68,12 @@ REPLY: Final = Tool("reply", (), "write", terminal=True, control={})
 ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw", control={})
 ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")
 WITHDRAW: Final = Tool("withdraw", ("of",), "write")
+# What people do at the desk, by the workflow `desk`; a plan is never offered it.
+TAKE: Final = Tool("take", ("by",), "write")
+ANSWER: Final = Tool("answer", ("by", "draft"), "write")
+GIVE_BACK: Final = Tool("give_back", ("by", "draft"), "write")
+CLOSE_TICKET: Final = Tool("close_ticket", ("by",), "write")
+RATE: Final = Tool("rate", ("score", "draft"), "write")
 
 SERVER_ACTION: Final = "use_tool"
 """The policy's action for all tools of MCP servers; which one it is, its facts say."""
@@ -78,6 +84,7 @@ TOOLS: Final[dict[str, Tool]] = {
     t.name: t
     for t in (
         READ_TICKET, LOOKUP_ACCOUNT, LOOKUP_ORDER, REFUND, REPLY, ESCALATE, ASSIGN, WITHDRAW,
+        TAKE, ANSWER, GIVE_BACK, CLOSE_TICKET, RATE,
     )
 }  # fmt: skip
 

@@ -54,6 +54,7 @@ from serve.routes.batches import archive_routes
 from serve.routes.files import FILES_PATH, FORM_BYTES, UPLOAD_S
 from serve.routes.memory import memory_routes
 from serve.routes.settings import settings_routes
+from serve.routes.tickets import ticket_routes
 from serve.scaling import start_scaler
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -149,6 +150,15 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         extra_routes=(
             functools.partial(memory_routes, remembered),
             functools.partial(approval_routes, office),
+            functools.partial(
+                ticket_routes,
+                Named((CONNECTOR,), "the help-desk"),
+                office,
+                settings.tenant,
+                settings.support.intents,
+                SystemClock(),
+                SystemIds(),
+            ),
             functools.partial(settings_routes, told(settings), settings.tenant),
             functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
         ),

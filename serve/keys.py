@@ -34,7 +34,8 @@ _SCOPE_OF: Final[tuple[tuple[str, str | None], ...]] = (
     ("/v1/responses", "models"), ("/v1/embeddings", "models"), ("/v1/batches", "models"),
     ("/v1/files", "models"), ("/tokenize", "models"), ("/detokenize", "models"),
     ("/v1/agents", "agents"), ("/v1/runs", "agents"), ("/v1/receipts", "agents"),
-    ("/v1/schedules", "agents"), ("/v1/approvals", "agents"), ("/v1/feedback", "models"),
+    ("/v1/tickets", "agents"), ("/v1/schedules", "agents"), ("/v1/approvals", "agents"),
+    ("/v1/feedback", "models"),
     ("/v1/memory", "memory"), ("/v1/usage", None), ("/readyz", None),
     ("/openapi.json", None),
     ("/mcp", None),  # each tool is a request of its own, which asks for its scope

@@ -14,7 +14,7 @@ from agents.offering import Offering
 from agents.packs import PackParts, load
 from agents.toolbox import PINS
 from agents.turn import Turn
-from agents.workflows import compression, conversation, support, tool, triage
+from agents.workflows import compression, conversation, desk, support, tool, triage
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock
 from cluster.settings import Settings
@@ -25,7 +25,7 @@ from serve.encoders import ServeEmbedder
 from serve.office import Named
 from serve.routes.runs import Office
 
-WORKFLOWS = ("support", "triage", "conversation", conversation.COMPRESSION, "tool")
+WORKFLOWS = ("support", "desk", "triage", "conversation", conversation.COMPRESSION, "tool")
 """Those that are no packs."""
 _TIMEOUT_S = 20.0
 
@@ -114,6 +114,7 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     return {
         "support": functools.partial(support.work, parts=parts),
         "triage": _triage(settings, remote, encoder),
+        desk.DESK: functools.partial(desk.work, desk=desk.Desk(settings.support.intents)),
         "tool": tool.work,
         **{name: functools.partial(pack.worked, parts=theirs) for name, pack in packs.items()},
         "conversation": functools.partial(conversation.work, parts=talk),

@@ -171,7 +171,7 @@ class Office:
 
     def __init__(
         self, connector: Connector, ticket: str, agent: AgentState | None = None,
-        workflow: str = "support",
+        workflow: str = "support", message: str = "",
     ) -> None:  # fmt: skip
         self.connector = connector
         self.policy = Policy.load(POLICY)
@@ -180,6 +180,7 @@ class Office:
         self.state = RunState("run_1")
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         given = {"ticket": ticket, "tenant": "default", "head": "support"}
+        given |= {"message": message} if message else {}
         self._add(RunStarted(workflow=workflow, agent=self.agent.agent, input=given))
 
     async def append(self, run_id: str, epoch: int, payloads: list[Any]) -> None:

@@ -1,5 +1,6 @@
 """PURE: a ticket under work: what was gathered of it, what may be evidence, and how it is told."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +21,17 @@ KINDS: Final = ("policy", LESSON)
 """What is evidence: policies, and past tickets whose answers people stand by."""
 _MOST_RESULT: Final = 1_200
 """Characters of a server's result that may be evidence."""
+CUSTOMER: Final = "customer"
+_SHORT: Final = 12
+_WORDS: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_THANKS: Final = frozenset(
+    "thanks thank thx cheers dank danke dankeschön merci gracias grazie bedankt obrigado".split()
+)
+_POLITE: Final = _THANKS | frozenset(
+    "you so very much many a lot for your the help quick fast reply answer that's that is was all "
+    "great perfect super wonderful nice ok okay good day bye and have best wishes regards hi hello "
+    "vielen dank sehr viele grüße und alles klar beaucoup muchas mille molte bien hallo".split()
+)
 
 
 @dataclass
@@ -34,11 +46,51 @@ class Case:
     passages: list[dict[str, Any]] = field(default_factory=list)
     plan: str = ""
     usage: list[dict[str, Any]] = field(default_factory=list)
+    before: list[dict[str, str]] = field(default_factory=list)
+    message: str = ""
+    language: str = ""
+
+    def amounts(self) -> list[str]:
+        """The references of the amounts that the customer's last word names."""
+        return [r for r in self.references.of_kind("AMOUNT") if r in self.ticket]
 
     def evidence(self) -> list[Evidence]:
         """Step results first, then what memory recalled."""
         pairs = [*self.results, *((p["source"], p["text"]) for p in self.passages)]
         return [Evidence(f"E{i}", source, text) for i, (source, text) in enumerate(pairs, 1)]
+
+
+def opened(read: dict[str, Any]) -> tuple[Case, list[str]]:
+    """The case of a ticket, or of what was said in its thread since, as it was read, still without
+    its intent; and the orders that a plan may name: those of the customer's last word, or else of
+    the thread."""
+    references = References()
+    text = references.rewrite(str(read["text"]))
+    orders = references.of_kind("ORDER")
+    before = [{**m, "text": references.rewrite(m["text"])} for m in read.get("before", ())]
+    case = Case(text, str(read["customer"]), {}, references, before=before)
+    case.message = str(read.get("message", ""))
+    if before and not orders:
+        of_customer = " ".join(m["text"] for m in before if m["author"] == CUSTOMER)
+        orders = [order for order in references.of_kind("ORDER") if order in of_customer][-1:]
+        case.ticket = "\n".join((text, *(f"It is about order {order}." for order in orders)))
+    notes = [references.rewrite(note) for note in read.get("notes", ())]
+    case.results += [("note", f"A colleague has noted: {note}") for note in notes]
+    ours = [m["text"] for m in before if m["author"] != CUSTOMER]
+    case.results += [("thread", f"We have answered before: {said}") for said in ours[-1:]]
+    return case, orders
+
+
+def only_thanks(text: str) -> bool:
+    """Whether a further message says thanks and nothing else."""
+    words = _WORDS.findall(text.casefold())
+    asks = "?" in text or any(c.isdigit() for c in text)
+    return (
+        0 < len(words) <= _SHORT
+        and not asks
+        and all(w in _POLITE for w in words)
+        and bool(_THANKS & set(words))
+    )
 
 
 def evidence_for(turn: Turn, text: str, kinds: tuple[str, ...], k: int) -> Query:

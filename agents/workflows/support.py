@@ -4,6 +4,11 @@
                  \\________ any doubt: escalate, with the reason and all that was found
 
 A reply goes out only when intent, grounding and policy all pass.
+
+A run is about the ticket's own text, or, when its input names a `message`, about the customer's
+last word in the thread up to there. What a plan may name comes from that word; only the order that
+it is about may stand further up. What was answered before, and what a colleague has noted, are
+evidence.
 """
 
 from collections.abc import Sequence
@@ -24,12 +29,15 @@ from agents.tools import WHOLE_TOTAL, Offer, support_offers
 from agents.turn import Turn
 from agents.workflows import prompts
 from agents.workflows.cases import (
+    CUSTOMER,
     KINDS,
     Case,
     evidence_for,
     from_servers,
     keep,
     label_of,
+    only_thanks,
+    opened,
     passage,
     result_of,
     trouble_of,
@@ -71,18 +79,20 @@ class Parts:
 
 async def work(turn: Turn, parts: Parts) -> None:
     """Bring `turn`'s ticket to its end."""
-    read = await turn.act("read", "read_ticket", {})
+    place = {"message": turn.run.input["message"]} if turn.run.input.get("message") else {}
+    read = await turn.act("read", "read_ticket", place)
     if read.receipt is None:
         return await _escalate(turn, parts, None, "ticket unreadable", why(read))
-    references = References()
-    text = references.rewrite(str(read.receipt["text"]))
-    intent = await turn.phase("intent", lambda: parts.classifier.classify(text))
-    case = Case(text, str(read.receipt["customer"]), intent, references)
-    if doubt := _doubt(intent, parts.section):
+    case, orders = opened(read.receipt)
+    amounts = case.amounts()
+    if case.message and only_thanks(str(read.receipt["text"])):
+        return await _thanked(turn, case)
+    case.intent = await turn.phase("intent", lambda: _classified(parts, case))
+    if doubt := _doubt(case.intent, parts.section):
         return await _escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
-    offers = support_offers(references.of_kind("ORDER"), references.of_kind("AMOUNT"))
-    offers += await offering.for_turn(turn, parts.servers, text)
+    offers = support_offers(orders, amounts)
+    offers += await offering.for_turn(turn, parts.servers, case.ticket)
     case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
@@ -97,6 +107,24 @@ async def work(turn: Turn, parts: Parts) -> None:
         )
     await _reply(turn, parts, case)
     return None
+
+
+async def _classified(parts: Parts, case: Case) -> dict[str, Any]:
+    """The intent of the customer's last word; of one that says little alone, with what it goes on
+    from."""
+    intent = await parts.classifier.classify(case.ticket)
+    if not case.before or _doubt(intent, parts.section) is None:
+        return intent
+    earlier = [m["text"] for m in case.before if m["author"] == CUSTOMER]
+    together = await parts.classifier.classify("\n".join((*earlier[-1:], case.ticket)))
+    return intent if _doubt(together, parts.section) else together
+
+
+async def _thanked(turn: Turn, case: Case) -> None:
+    case.intent = {"intent": "thanks", "confidence": 1.0, "out_of_scope": 0.0}
+    closed = await turn.act("close", "close_ticket", {"by": "support"})
+    reason = why(closed) if closed.receipt is None else closed.decision.reason
+    await turn.end("closed" if closed.receipt is not None else "failed", reason, result_of(case))
 
 
 def _doubt(intent: dict[str, Any], section: SupportSection) -> tuple[str, str] | None:
@@ -233,7 +261,8 @@ async def _reply(turn: Turn, parts: Parts, case: Case) -> None:
 
     grounding = await turn.phase("grounding", ground)
     text = case.references.render(prompts.without_citations(draft["text"]))
-    acted = await turn.act("reply", "reply", {"text": text})
+    args = {"text": text, "message": case.message} if case.message else {"text": text}
+    acted = await turn.act("reply", "reply", args)
     if acted.receipt is None:
         detail = "; ".join(grounding["findings"][:3]) or why(acted)
         return await _escalate(turn, parts, case, "reply withheld", f"{why(acted)} ({detail})")
@@ -259,9 +288,11 @@ async def _escalate(turn: Turn, parts: Parts, case: Case | None, reason: str, de
     summary = f"{reason}: {detail}"
     if case is not None:
         found = "\n".join(f"{e.id} {e.source}: {e.text}" for e in case.evidence())
+        said = "".join(f"\n{m['author']}: {m['text']}" for m in case.before)
         summary = case.references.render(
             f"{summary}\nintent: {case.intent['intent']} {case.intent['confidence']:.2f}\n"
             f"plan: {case.plan or 'none'}\nfound:\n{found or 'nothing'}"
+            f"{chr(10) + 'said before:' + said if said else ''}"
         )
     handed = await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
     if handed.receipt is None:
