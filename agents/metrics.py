@@ -78,6 +78,10 @@ class Metrics:
             "mainspring_run_recalls", "Recalls of ended runs, by whether they found something",
             [*of, "found"], registry=own,
         )  # fmt: skip
+        self._ratings = Counter(
+            "mainspring_ticket_ratings", "What customers thought of answers, 1 to 5",
+            [*of, "score"], registry=own,
+        )  # fmt: skip
         self._tokens = Counter(
             "mainspring_run_tokens", "Tokens that ended runs say they used", of, registry=own
         )
@@ -111,6 +115,9 @@ class Metrics:
         if came is None:
             return
         of = (came.tenant, came.workflow)
+        if came.score is not None:
+            self._ratings.labels(*of, str(came.score)).inc()
+            return
         self._outcomes.labels(*of, came.ended).inc()
         self._run_seconds.labels(*of).observe(came.seconds)
         for answer in came.answers:

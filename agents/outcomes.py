@@ -1,9 +1,11 @@
 """PURE: what came of a run, and of many: the numbers behind `mainspring report` and /metrics.
 
-A run counts once it has ended and was worked on: what a person noted as a run (a level of autonomy,
-an accepted tool) does not. It is automated when it was completed, no person was asked and none took
-it over; escalated when a person took it over. An answer that denies or narrows what an agent wanted
-is an override. A recovery is the time from a broken turn until the run got on again.
+A run counts once it has ended and was worked on: what a person noted as a run (a level of
+autonomy, an accepted tool) or did at the help-desk does not. A customer's rating counts for the
+workflow whose answer was rated, and for `desk` where a person answered. A run is automated when it
+was completed, no person was asked and none took it over; escalated when a person took it over. An
+answer that denies or narrows what an agent wanted is an override. A recovery is the time from a
+broken turn until the run got on again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from agents.journal import Verdict
+from agents.lessons import SUPPORT
 from agents.state import RunState
+from agents.tools import DESK
 
-Ended = Literal["automated", "assisted", "escalated", "failed", "cancelled", "declined"]
+Ended = Literal["automated", "assisted", "escalated", "failed", "cancelled", "declined", "rated"]
 _NAMED: Final[dict[str, Ended]] = {
     "escalated": "escalated", "failed": "failed", "cancelled": "cancelled", "denied": "declined",
     "refused": "declined",
@@ -23,8 +27,9 @@ _DONE: Final = ("automated", "assisted", "escalated")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One ended run. `assisted` is one that was completed after a person was asked; `declined` one
-    that policy, a person or a connector did not allow. `cited` is None where no reply cites."""
+    """One ended run, or a customer's rating of what one answered (`score`, 1 to 5). `assisted` is a
+    run that was completed after a person was asked; `declined` one that policy, a person or a
+    connector did not allow. `cited` is None where no reply cites."""
 
     tenant: str
     workflow: str
@@ -39,6 +44,7 @@ class Outcome:
     usd: float = 0.0
     ended_at: float = 0.0
     verdict: Verdict | None = None
+    score: int | None = None
 
 
 def outcome(state: RunState, verdict: Verdict | None = None) -> Outcome | None:
@@ -47,6 +53,8 @@ def outcome(state: RunState, verdict: Verdict | None = None) -> Outcome | None:
     if state.ended is None or state.claimed_at is None:
         return None
     result = state.ended.result
+    if state.workflow == DESK:
+        return _rating(state, result)
     usage = [u for u in result.get("usage", []) if isinstance(u, dict)]
     recalled, cited = _recall(state, result)
     return Outcome(
@@ -56,6 +64,15 @@ def outcome(state: RunState, verdict: Verdict | None = None) -> Outcome | None:
         sum(int(u.get("prompt_tokens", 0)) + int(u.get("completion_tokens", 0)) for u in usage),
         sum(float(u.get("cost_usd", 0.0)) for u in usage), state.ended_at or 0.0, verdict,
     )  # fmt: skip
+
+
+def _rating(state: RunState, result: dict[str, Any]) -> Outcome | None:
+    """What a run of a person's act counts for; None for all but ratings."""
+    if "score" not in result:
+        return None
+    rated = SUPPORT if result.get("of") == "agent" else DESK
+    at, score = state.ended_at or 0.0, int(result["score"])
+    return Outcome(state.tenant, rated, "rated", 0.0, ended_at=at, score=score)
 
 
 def _ended(state: RunState) -> Ended:
@@ -99,7 +116,8 @@ class Tally:
 
     def told(self) -> dict[str, Any]:
         """The numbers; a rate of nothing is None."""
-        all_of = self.outcomes
+        all_of = [o for o in self.outcomes if o.score is None]
+        scores = [o.score for o in self.outcomes if o.score is not None]
         counts = {e: sum(o.ended == e for o in all_of) for e in ("automated", *_REST)}
         completed = [o for o in all_of if o.ended in _DONE]
         seconds = sorted(o.seconds for o in completed)
@@ -126,6 +144,7 @@ class Tally:
             "recall_cited_rate": _share(sum(cited), len(cited)),
             "judged": len(verdicts),
             "accepted_rate": _share(verdicts.count("accepted"), len(verdicts)),
+            "ratings": len(scores), "rating_mean": _mean(scores),
             "tokens": self.tokens, "usd": self.usd,
             "tokens_per_completed": _share(self.tokens, len(completed)),
             "usd_per_completed": _share(self.usd, len(completed)),

@@ -68,7 +68,8 @@ REPLY: Final = Tool("reply", (), "write", terminal=True, control={})
 ESCALATE: Final = Tool("escalate", ("reason",), "write", terminal=True, undo="withdraw", control={})
 ASSIGN: Final = Tool("assign", ("queue",), "write", terminal=True, undo="withdraw")
 WITHDRAW: Final = Tool("withdraw", ("of",), "write")
-# What people do at the desk, by the workflow `desk`; a plan is never offered it.
+DESK: Final = "desk"
+"""The workflow of what people do at the help-desk; no plan is offered its tools."""
 TAKE: Final = Tool("take", ("by",), "write")
 ANSWER: Final = Tool("answer", ("by", "draft"), "write")
 GIVE_BACK: Final = Tool("give_back", ("by", "draft"), "write")

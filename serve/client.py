@@ -168,6 +168,28 @@ class Client:
             await asyncio.sleep(pauses[0] if pauses else _PAUSES_S[-1])
             pauses = pauses[1:]
 
+    # --- the help-desk
+
+    async def tickets(self, status: str = "", after: str = "", limit: int = 20) -> Answer:
+        """Tickets, the newest first, behind `after`: `data`, and whether it `has_more`."""
+        query = {"status": status, "after": after, "limit": str(limit)}
+        return await self._ask("GET", "tickets", query=query)
+
+    async def open_ticket(self, body: str, **more: Any) -> Answer:
+        """Put a ticket on the desk and have it worked: its `id`, and the `run`. `more`: customer,
+        or email and name; subject, id, work."""
+        return await self._ask("POST", "tickets", {"body": body} | more)
+
+    async def ticket(self, id: str) -> Answer:
+        """A ticket with its thread, its customer's orders and the macros."""
+        return await self._ask("GET", f"tickets/{_part(id)}")
+
+    async def act(self, id: str, act: str, *, key: str = "", **body: Any) -> Answer:
+        """Do something to a ticket; the ticket as it is then. `act` and its `body`: messages
+        (text, id), take (by), answer (by, and text or macro), return (by, note), close (by), rating
+        (score, comment)."""
+        return await self._ask("POST", f"tickets/{_part(id)}/{act}", body, key=key)
+
     async def _ask(
         self,
         method: str,

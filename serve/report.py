@@ -39,6 +39,7 @@ _SHOWN: Final = (
     ("overridden", "override_rate", "{:.0%}"), ("s p50", "seconds_p50", "{:.2f}"),
     ("s p95", "seconds_p95", "{:.2f}"), ("recovery s", "recovery_s_mean", "{:.2f}"),
     ("recall found", "recall_found_rate", "{:.0%}"), ("cited", "recall_cited_rate", "{:.0%}"),
+    ("rated", "rating_mean", "{:.1f}"),
     ("tokens/run", "tokens_per_completed", "{:,.0f}"), ("usd/run", "usd_per_completed", "{:.6f}"),
 )  # fmt: skip
 

@@ -65,6 +65,7 @@ _COLUMNS: Final = (
     _Column("failed", "failure_rate", _number("{:.0%}")),
     _Column("judged", "judged", _number("{:,}")),
     _Column("accepted", "accepted_rate", _number("{:.0%}")),
+    _Column("rated, of 5", "rating_mean", _number("{:.1f}")),
     _Column("p50 s", "seconds_p50", _number("{:.2f}")),
     _Column("p95 s", "seconds_p95", _number("{:.2f}")),
 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from agents.host import Workflow
+from agents.workflows import desk as desks
 from cluster.ids import SystemClock, SystemIds
 from cluster.provenance import told
 from cluster.settings import (
@@ -29,6 +30,7 @@ from serve.routes.approvals import approval_routes
 from serve.routes.batches import archive_routes
 from serve.routes.memory import memory_routes
 from serve.routes.settings import settings_routes
+from serve.routes.tickets import ticket_routes
 from tests.gateways import serving
 from tests.memories import Desk, Shelf
 from tests.unit.test_agent_api import WorldOffice
@@ -40,6 +42,16 @@ async def _embed(texts: list[str]) -> Any:
     return np.ones((len(texts), 384), np.float32)
 
 
+class WorldDesk:
+    """`serve.office.Named` over the world's help-desk."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def ask(self, method: str, *args: Any, timeout_s: float = 15.0) -> Any:
+        return getattr(self._world.connector, method)(*args)
+
+
 @asynccontextmanager
 async def gateway(
     folder: Path, patch: pytest.MonkeyPatch, work: Workflow, section: AgentsSection,
@@ -47,7 +59,8 @@ async def gateway(
 ) -> AsyncIterator[tuple[str, World]]:  # fmt: skip
     """The address of the whole app, and the world behind it."""
     async with AsyncExitStack() as stack:
-        world = World(folder, work, section)
+        own = {desks.DESK: partial(desks.work, desk=desks.Desk("support"))}
+        world = World(folder, work, section, **own)
         connect(patch, world)
         stack.push_async_callback(world.stop)
         desk = Desk(folder, MemorySection(), Shelf())
@@ -60,6 +73,15 @@ async def gateway(
             partial(settings_routes, told(load("local")), "default"),
             partial(archive_routes, BatchesSection(), folder),
             partial(approval_routes, office),
+            partial(
+                ticket_routes,
+                WorldDesk(world),
+                office,
+                "default",
+                "support",
+                SystemClock(),
+                SystemIds(),
+            ),
         ]
         served = await stack.enter_async_context(serving(
             GatewaySection(request_timeout_s=5.0, api_key_sha256=keys), room=64, books=books,

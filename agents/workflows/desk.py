@@ -8,11 +8,13 @@ worked by the support agent again, which reads the person's note.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agents.tools import DESK
 from agents.turn import Child, Turn
 from agents.workflows.cases import why
 from cluster.errors import InvalidInput
 
-DESK: Final = "desk"
+__all__ = ["ACTS", "DESK", "Desk", "work"]
+
 ACTS: Final = {
     "take": ("take", ("by",)),
     "answer": ("answer", ("by", "draft")),

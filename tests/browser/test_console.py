@@ -34,7 +34,10 @@ pytestmark = [
         not (_CHROMIUM and _DRIVER), reason="no chromium and chromedriver are installed"
     ),
 ]
-PAGES: Final = ("overview", "chat", "runs", "approvals", "memory", "models", "audit", "settings")
+PAGES: Final = (
+    "overview", "chat", "tickets", "runs", "approvals", "memory", "models", "audit", "settings",
+    f"tickets/{TICKET}",
+)  # fmt: skip
 WIDE, PHONE = (1200, 900), (390, 800)
 EVIL: Final = "<script>document.title='owned'</script>\u202egnp.exe"
 _WAIT_S: Final = 15.0
@@ -108,6 +111,7 @@ def errors(chrome: Chrome) -> list[str]:
 
 FILLED: Final = {
     "overview": "spent today", "chat": "Message", "runs": "Runs, the newest first",
+    "tickets": TICKET, f"tickets/{TICKET}": "Customer, orders, other tickets",
     "approvals": "refund", "memory": "records", "models": "By model and reason",
     "audit": "Receipts", "settings": "models.planner.source",
 }  # fmt: skip
@@ -402,3 +406,36 @@ def test_where_keys_are_demanded_one_is_asked_for_and_used(chrome: Chrome, tmp_p
         chrome.find_element(By.NAME, "key").send_keys(key, Keys.ENTER)
         until(chrome, partial(shows, chrome, "Runs, the newest first"))
         assert key not in str(chrome.execute_script("return document.cookie"))
+
+
+def test_a_person_takes_a_ticket_answers_it_and_gives_it_back(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, world = console
+    world.connector.said(TICKET, "M-evil", f"Is it {EVIL}?")
+    errors(chrome)
+    opened(chrome, url, f"tickets/{TICKET}")
+    until(chrome, lambda: shows(chrome, "<script>"))
+    name = chrome.find_element(By.CSS_SELECTOR, "input[autocomplete=name]")
+    name.clear()
+    name.send_keys("ann")
+    button(chrome, "Take it")
+    until(chrome, lambda: shows(chrome, "held"))
+    chrome.find_element(By.TAG_NAME, "textarea").send_keys("Dear customer, it is not.")
+    button(chrome, "Send answer")
+    until(chrome, lambda: shows(chrome, "ann (person)"))
+    assert world.connector.sent(TICKET) == "Dear customer, it is not."
+    assert chrome.find_element(By.TAG_NAME, "textarea").get_attribute("value") == ""
+    chrome.find_element(By.CSS_SELECTOR, "option[value=solved]").click()
+    button(chrome, "Send answer")
+    until(chrome, lambda: shows(chrome, "closed"))
+    world.connector.said(TICKET, "M-after", "One more thing")
+    until(chrome, lambda: shows(chrome, "One more thing"))
+    assert chrome.title.startswith("Tickets") and errors(chrome) == []
+
+
+def button(chrome: Chrome, label: str) -> None:
+    for one in chrome.find_elements(By.CSS_SELECTOR, "main button"):
+        if one.text == label:
+            return one.click()
+    raise AssertionError(f"no button {label}")

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from agents.outcomes import outcome, tallied
+from agents.state import fold
 from agents.turn import Turn
 from agents.workflows import desk as desks
 from agents.workflows.cases import opened
@@ -18,19 +20,10 @@ from serve.gateway import build_app
 from serve.routes.tickets import ticket_routes
 from tests.fakes import ticket
 from tests.unit.test_agent_api import WorldOffice, _empty
+from tests.whole import WorldDesk
 from tests.world import GOVERNED, World, connect
 
 T = "T-001"
-
-
-class Desk:
-    """`serve.office.Named` over the world's connector."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def ask(self, method: str, *args: Any, timeout_s: float = 15.0) -> Any:
-        return getattr(self._world.connector, method)(*args)
 
 
 async def support(turn: Turn) -> None:
@@ -86,7 +79,7 @@ async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     world.connector.open_tickets([ticket(T)])
     office = WorldOffice(world)
     routes = partial(
-        ticket_routes, Desk(world), office, "default", "support", SystemClock(), SystemIds()
+        ticket_routes, WorldDesk(world), office, "default", "support", SystemClock(), SystemIds()
     )
     app = build_app(
         GatewaySection(request_timeout_s=2.0), *_empty(), office=office, extra_routes=(routes,)
@@ -154,6 +147,22 @@ async def test_a_rating_is_kept_with_its_words_at_the_desk(api: Api) -> None:
     await api.post(f"/{T}/answer", by="ann", text="Hello.")
     code, told = await api.post(f"/{T}/rating", score=2, comment="slow")
     assert (code, told["rating"]) == (200, {"score": 2, "comment": "slow"})
+
+
+async def test_ratings_count_for_whose_answer_it_was(api: Api) -> None:
+    _, made = await api.post("", customer="C-1001", body="Where is it?")
+    await api.said(made["id"], 1)
+    for score in (2, 5):
+        await api.post(f"/{made['id']}/rating", score=score)
+    await api.post(f"/{made['id']}/answer", by="ann", text="Here.")
+    await api.post(f"/{made['id']}/rating", score=4)
+    journal = api.world.journal
+    runs = [fold(r.run_id, journal.read(r.run_id)) for r in journal.runs("default", "ended")]
+    came = [one for run in runs if (one := outcome(run)) is not None]
+    told = {workflow: tally.told() for (_, workflow), tally in tallied(came).items()}
+    assert (told["support"]["ratings"], told["support"]["rating_mean"]) == (2, 3.5)
+    assert (told["support"]["runs"], told["desk"]["runs"]) == (1, 0)
+    assert told["desk"]["rating_mean"] == 4
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import { models } from "./models.js";
 import { overview } from "./overview.js";
 import { run, runs } from "./runs.js";
 import { settings } from "./settings.js";
+import { ticket, tickets } from "./tickets.js";
 
-const PAGES = { overview, chat, runs, approvals, memory, models, audit, settings };
-const NAMES = { overview: "Overview", chat: "Conversations", runs: "Runs", approvals: "Approvals", memory: "Memory", models: "Models", audit: "Audit", settings: "Settings" };
+const PAGES = { overview, chat, tickets, runs, approvals, memory, models, audit, settings };
+const ONE = { runs: run, tickets: ticket };
+const NAMES = { overview: "Overview", chat: "Conversations", tickets: "Tickets", runs: "Runs", approvals: "Approvals", memory: "Memory", models: "Models", audit: "Audit", settings: "Settings" };
 const BADGE_MS = 5000;
 
 const main = document.getElementById("main");
@@ -23,7 +25,7 @@ async function show() {
   left = new AbortController();
   const signal = left.signal;
   const [name, id] = location.hash.slice(2).split("/").map(decodeURIComponent);
-  const page = name === "runs" && id ? run : PAGES[name] ?? overview;
+  const page = (id && ONE[name]) || (PAGES[name] ?? overview);
   const title = NAMES[name] ?? NAMES.overview;
   document.title = `${title} - Mainspring`;
   for (const link of document.querySelectorAll("nav a")) {
