@@ -58,8 +58,10 @@ class Chat(Protocol):
         request_id: str,
         seed: int = 0,
         temperature: float = 0.0,
+        language: str = "",
     ) -> Completion:
-        """One answer of at most `max_tokens`, as JSON that fits `schema` when one is given.
+        """One answer of at most `max_tokens`, as JSON that fits `schema` when one is given; by a
+        model that speaks `language`, where the router chooses.
 
         Raises DeadlineExceeded after `timeout_s` seconds, Unavailable when no model answers, and
         InvalidInput when the request itself is refused.
@@ -86,10 +88,13 @@ class HttpChat:
         request_id: str,
         seed: int = 0,
         temperature: float = 0.0,
+        language: str = "",
     ) -> Completion:
         import openai
 
         body: dict[str, Any] = {}
+        if language:
+            body["extra_body"] = {"mainspring": {"language": language}}
         if schema is not None:
             body["response_format"] = {
                 "type": "json_schema",

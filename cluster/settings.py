@@ -148,6 +148,9 @@ class ModelSection(Section):
     max_queued_requests: int = Field(128, ge=0)
     replicas: ReplicasSection = ReplicasSection()
     usd_per_hour: float = Field(0.0, ge=0, description="what the machine of a replica costs, USD")
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...] = Field(
+        (), description="what it is to be asked in, ISO 639-1, as [en]; empty: in any"
+    )
     device: Literal["cpu", "gpu"] = "cpu"
     cpu_cores: str | None = Field(None, description='cores of this engine, as "0" or "0-3"')
     kv_cache_gib: int = Field(1, ge=1, description="CPU only: GiB of KV cache")
@@ -384,6 +387,9 @@ class SupportSection(Section):
         ge=0,
         le=16,
         description="tools of MCP servers offered to a plan, the best for the ticket",
+    )
+    unspoken: Literal["english", "person"] = Field(
+        "english", description="who answers what is in a language that no model speaks"
     )
 
 

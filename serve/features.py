@@ -22,7 +22,7 @@ _PLANNING = re.compile(
 class Features:
     """What routing looks at. `prompt_chars` counts all text of all messages;
     `asked_tokens` is the most that one answer may hold, 0 when the client set no limit.
-    `quality_target`, `max_cost_usd` and `task` are as in `Options`."""
+    `quality_target`, `max_cost_usd`, `task` and `language` are as in `Options`."""
 
     model: str
     prompt_chars: int
@@ -35,6 +35,7 @@ class Features:
     quality_target: float | None = None
     max_cost_usd: float | None = None
     task: str = ""
+    language: str = ""
 
     @property
     def open(self) -> bool:
@@ -75,6 +76,7 @@ def features_of(request: ChatRequest) -> Features:
         quality_target=options.quality_target,
         max_cost_usd=options.max_cost_usd,
         task=options.task or "",
+        language=options.language or "",
     )
 
 

@@ -88,7 +88,8 @@ def route(
         _affordable([model.id], features, known)
         return _named(model, catalog, load, features)
     tier, reason = _tier(features)
-    wanted = _affordable(_wanted(tier, catalog), features, known)
+    wanted, spoken = _speaking(_wanted(tier, catalog), features, catalog)
+    wanted, reason = _affordable(wanted, features, known), reason + spoken
     asleep = _asleep(wanted[0], load)
     found = _able(wanted, features, catalog, load)
     away = _away(features, catalog, load, known)
@@ -109,12 +110,27 @@ def able(features: Features, catalog: Catalog, load: Mapping[str, Load]) -> list
     """The models among which `route` would choose, whatever they cost; none for a named one."""
     if features.model not in ROUTING_NAMES:
         return []
-    return _able(_wanted("planner", catalog), features, catalog, load)
+    wanted, _ = _speaking(_wanted("planner", catalog), features, catalog)
+    return _able(wanted, features, catalog, load)
 
 
 def _wanted(tier: str, catalog: Catalog) -> list[str]:
     other = "routine" if tier == "planner" else "planner"
     return [*catalog.of_tier(tier), *catalog.of_tier(other)]
+
+
+def _speaking(
+    wanted: list[str], features: Features, catalog: Catalog
+) -> tuple[list[str], str]:  # fmt: skip
+    """Those that speak the language that was asked for, or all where none does; and what of that
+    belongs into the reason."""
+    language = features.language
+    if not language:
+        return wanted, ""
+    speaking = [i for i in wanted if language in (catalog.model(i).languages or (language,))]
+    if not speaking:
+        return wanted, f"; no model speaks {language}"
+    return speaking, f"; in {language}" if len(speaking) < len(wanted) else ""
 
 
 def _able(

@@ -33,7 +33,8 @@ class Options(Body):
 
     `quality_target` is the share of right answers that is wanted; `auto` then takes the cheapest
     model that is sure to reach it. `max_cost_usd` leaves out every model that may cost more. `task`
-    is the kind of work; a session keeps its model until it changes."""
+    is the kind of work; a session keeps its model until it changes. `language` (ISO 639-1) leaves
+    out the models that do not speak it, where others do."""
 
     deadline_ms: int | None = Field(None, ge=1, le=3_600_000)
     session: str | None = Field(None, max_length=256)
@@ -42,6 +43,7 @@ class Options(Body):
     quality_target: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     max_cost_usd: float | None = Field(None, gt=0, allow_inf_nan=False)
     task: Task | None = None
+    language: str | None = Field(None, pattern=r"^[a-z]{2}$")
 
 
 class Message(BaseModel):

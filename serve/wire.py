@@ -15,7 +15,7 @@ from cluster.tracing import HEADER
 from serve.calls import Call
 from serve.problems import Refused, engine_problem
 
-CONNECT_TIMEOUT_S: Final = 2.0
+CONNECT_TIMEOUT_S: Final = 5.0
 MAX_CONNECTIONS: Final = 1024
 HUNG_S: Final = 10.0
 """An engine silent for so long has failed, however short a client's patience is."""

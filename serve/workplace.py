@@ -8,13 +8,14 @@ from typing import Any
 
 from ray import serve as ray_serve
 
-from agents.chat import HttpChat
+from agents.chat import Chat, HttpChat
 from agents.host import Workflow
 from agents.offering import Offering
 from agents.packs import PackParts, load
 from agents.toolbox import PINS
 from agents.turn import Turn
 from agents.workflows import compression, conversation, desk, support, tool, triage
+from agents.workflows.languages import Tongues
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock
 from cluster.settings import Settings
@@ -106,6 +107,7 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
         servers=Offering(
             settings.agents.servers, settings.path(PINS), settings.support.server_tools
         ),
+        tongues=_tongues(settings, chat),
     )
     context = {model.id: model.max_model_len for model in settings.models}
     packs = load(settings.agents.packs)
@@ -122,6 +124,13 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
             compression.work, chat=chat, memory=remote, model=tiers["routine"], policy=policy
         ),
     }
+
+
+def _tongues(settings: Settings, chat: Chat) -> Tongues | None:
+    """None where no language would change anything."""
+    spoken = tuple(model.languages for model in settings.models)
+    matters = len(set(spoken)) > 1 or settings.support.unspoken == "person"
+    return Tongues(chat, spoken, settings.agents.model_timeout_s) if matters else None
 
 
 def forget_credentials(settings: Settings) -> None:

@@ -43,6 +43,7 @@ class GoodWriter:
         self, model: str, messages: Sequence[Message], *, schema: dict[str, Any] | None = None,
         max_tokens: int, timeout_s: float, request_id: str, seed: int = 0,
         temperature: float = 0.0,
+        language: str = "",
     ) -> Completion:  # fmt: skip
         self.asked.append(list(messages))
         return Completion(self.answer(messages), model, "named", 100, 10, 0.001, 0.25)

@@ -85,6 +85,7 @@ class ScriptedChat:
         request_id: str,
         seed: int = 0,
         temperature: float = 0.0,
+        language: str = "",
     ) -> Completion:
         self.asked.append((model, list(messages)))
         script = self.scripts[model]

@@ -68,7 +68,8 @@ def opened(read: dict[str, Any]) -> tuple[Case, list[str]]:
     text = references.rewrite(str(read["text"]))
     orders = references.of_kind("ORDER")
     before = [{**m, "text": references.rewrite(m["text"])} for m in read.get("before", ())]
-    case = Case(text, str(read["customer"]), {}, references, before=before)
+    intent = {"intent": "unknown", "confidence": 0.0, "out_of_scope": 1.0}
+    case = Case(text, str(read["customer"]), intent, references, before=before)
     case.message = str(read.get("message", ""))
     if before and not orders:
         of_customer = " ".join(m["text"] for m in before if m["author"] == CUSTOMER)
@@ -157,6 +158,7 @@ def result_of(case: Case | None) -> dict[str, Any]:
         "intent": case.intent["intent"], "confidence": case.intent["confidence"],
         "out_of_scope": case.intent["out_of_scope"], "evidence": evidence,
         "usage": case.usage, "plan": case.plan,
+        **({"language": case.language} if case.language else {}),
     }  # fmt: skip
 
 

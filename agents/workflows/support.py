@@ -43,6 +43,7 @@ from agents.workflows.cases import (
     trouble_of,
     why,
 )
+from agents.workflows.languages import ENGLISH, Tongues
 from cluster.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from cluster.settings import SupportSection
 from cluster.telemetry import logger
@@ -65,7 +66,8 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the workflow works with; all of it handed in by the host."""
+    """What the workflow works with; all of it handed in by the host. Without `tongues` every
+    ticket is taken for English."""
 
     chat: Chat
     classifier: Classifier
@@ -75,6 +77,7 @@ class Parts:
     routine: str
     model_timeout_s: float
     servers: Offering | None = None
+    tongues: Tongues | None = None
 
 
 async def work(turn: Turn, parts: Parts) -> None:
@@ -87,6 +90,8 @@ async def work(turn: Turn, parts: Parts) -> None:
     amounts = case.amounts()
     if case.message and only_thanks(str(read.receipt["text"])):
         return await _thanked(turn, case)
+    if trouble := await _put_into_english(turn, parts, case):
+        return await _escalate(turn, parts, case, *trouble)
     case.intent = await turn.phase("intent", lambda: _classified(parts, case))
     if doubt := _doubt(case.intent, parts.section):
         return await _escalate(turn, parts, case, *doubt)
@@ -107,6 +112,35 @@ async def work(turn: Turn, parts: Parts) -> None:
         )
     await _reply(turn, parts, case)
     return None
+
+
+async def _put_into_english(turn: Turn, parts: Parts, case: Case) -> tuple[str, str] | None:
+    """What keeps a ticket in another language from being worked here."""
+    # What is journaled holds, also where the models speak otherwise by now.
+    told = turn.run.phases.get("language")
+    if told is None and (tongues := parts.tongues) is not None:
+        told = await turn.phase("language", lambda: tongues.read(case.ticket, turn.run.run_id))
+    if told is None:
+        return None
+    case.usage += told["usage"]
+    if told["text"]:
+        case.ticket, case.language = told["text"], told["language"]
+    elif told["language"] != ENGLISH and parts.section.unspoken == "person":
+        return "unspoken language", f"no model here puts {told['language']} into English"
+    return None
+
+
+async def _in_their_language(turn: Turn, parts: Parts, case: Case, text: str) -> str:
+    """The draft in the ticket's language; in English where no model could put it so."""
+    language, told = case.language, turn.run.phases.get("translation")
+    if told is None and language and (tongues := parts.tongues) is not None:
+        told = await turn.phase(
+            "translation", lambda: tongues.put(text, ENGLISH, language, turn.run.run_id)
+        )
+    if told is None:
+        return text
+    case.usage += told["usage"]
+    return str(told["text"]) or text
 
 
 async def _classified(parts: Parts, case: Case) -> dict[str, Any]:
@@ -260,7 +294,8 @@ async def _reply(turn: Turn, parts: Parts, case: Case) -> None:
         return found | ({"outside": outside} if outside else {})
 
     grounding = await turn.phase("grounding", ground)
-    text = case.references.render(prompts.without_citations(draft["text"]))
+    said = prompts.without_citations(draft["text"])
+    text = case.references.render(await _in_their_language(turn, parts, case, said))
     args = {"text": text, "message": case.message} if case.message else {"text": text}
     acted = await turn.act("reply", "reply", args)
     if acted.receipt is None:
