@@ -14,7 +14,7 @@ from agents.offering import Offering
 from agents.packs import PackParts, load
 from agents.toolbox import PINS
 from agents.turn import Turn
-from agents.workflows import compression, conversation, desk, support, tool, triage
+from agents.workflows import answering, compression, conversation, desk, support, tool, triage
 from agents.workflows.languages import Tongues
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock
@@ -32,7 +32,7 @@ _TIMEOUT_S = 20.0
 
 
 class ServeClassifier:
-    """`support.Classifier` over the encoder deployment and one of its heads."""
+    """`answering.Classifier` over the encoder deployment and one of its heads."""
 
     def __init__(self, encoder: str, head: str) -> None:
         self._encoder = encoder
@@ -96,7 +96,7 @@ def make_workflows(settings: Settings, key: str, memory: str, encoder: str) -> d
     limit = settings.agents.model_timeout_s
     own = Ephemeral(ServeEmbedder(encoder, encoder), SystemClock())
     policy = compression.policy_of(settings.memory.conversation_tokens)
-    parts = support.Parts(
+    parts = answering.Parts(
         chat=chat,
         classifier=ServeClassifier(encoder, "support"),
         memory=remote,

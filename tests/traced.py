@@ -10,8 +10,8 @@ from agents.chat import Chat
 from agents.state import RunState
 from agents.turn import Turn
 from agents.workflows import support
+from agents.workflows.answering import Parts
 from agents.workflows.prompts import Message
-from agents.workflows.support import Parts
 from cluster.settings import AgentsSection
 from tests.fakes import (
     ListRecaller,

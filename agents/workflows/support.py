@@ -12,72 +12,39 @@ evidence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from agents import offering
 from agents import plan as plans
-from agents.chat import Chat
-from agents.grounding import check
-from agents.lessons import decision
-from agents.memories import Recaller
 from agents.money import cents
-from agents.offering import Offering
 from agents.references import References
 from agents.toolbox import of_server
 from agents.tools import WHOLE_TOTAL, Offer, support_offers
 from agents.turn import Turn
 from agents.workflows import prompts
+from agents.workflows.answering import Parts, escalate, reply, thanked
 from agents.workflows.cases import (
     CUSTOMER,
     KINDS,
     Case,
     evidence_for,
-    from_servers,
     keep,
     label_of,
     only_thanks,
     opened,
     passage,
-    result_of,
     trouble_of,
     why,
 )
-from agents.workflows.languages import ENGLISH, Tongues
-from cluster.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
+from agents.workflows.languages import ENGLISH
+from cluster.errors import InvalidInput
 from cluster.settings import SupportSection
-from cluster.telemetry import logger
 
-SHOP: Final = "Lumen & Oak"
 OUT_OF_SCOPE: Final = "out_of_scope"
 _PLAN_ATTEMPTS: Final = 2
-_DRAFT_ATTEMPTS: Final = 3
 _PLAN_TOKENS: Final = 160
 _CALL_TOKENS: Final = 240
 """What the arguments of servers' tools may take in addition."""
-_DRAFT_TOKENS: Final = 220
-log = logger("support")
-
-
-class Classifier(Protocol):
-    async def classify(self, text: str) -> dict[str, Any]:
-        """`intent`, `confidence` (calibrated, 0 to 1), `out_of_scope` (0 to 1), `gate`."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the workflow works with; all of it handed in by the host. Without `tongues` every
-    ticket is taken for English."""
-
-    chat: Chat
-    classifier: Classifier
-    memory: Recaller
-    section: SupportSection
-    planner: str
-    routine: str
-    model_timeout_s: float
-    servers: Offering | None = None
-    tongues: Tongues | None = None
 
 
 async def work(turn: Turn, parts: Parts) -> None:
@@ -85,32 +52,32 @@ async def work(turn: Turn, parts: Parts) -> None:
     place = {"message": turn.run.input["message"]} if turn.run.input.get("message") else {}
     read = await turn.act("read", "read_ticket", place)
     if read.receipt is None:
-        return await _escalate(turn, parts, None, "ticket unreadable", why(read))
+        return await escalate(turn, parts, None, "ticket unreadable", why(read))
     case, orders = opened(read.receipt)
     amounts = case.amounts()
     if case.message and only_thanks(str(read.receipt["text"])):
-        return await _thanked(turn, case)
+        return await thanked(turn, case)
     if trouble := await _put_into_english(turn, parts, case):
-        return await _escalate(turn, parts, case, *trouble)
+        return await escalate(turn, parts, case, *trouble)
     case.intent = await turn.phase("intent", lambda: _classified(parts, case))
     if doubt := _doubt(case.intent, parts.section):
-        return await _escalate(turn, parts, case, *doubt)
+        return await escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
     offers = support_offers(orders, amounts)
     offers += await offering.for_turn(turn, parts.servers, case.ticket)
     case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
-        return await _escalate(turn, parts, case, "no plan", "the planner gave no valid plan")
+        return await escalate(turn, parts, case, "no plan", "the planner gave no valid plan")
     for index, step in enumerate(plan.steps[:-1], 1):
         if trouble := await _do(turn, case, index, step):
-            return await _escalate(turn, parts, case, *trouble)
+            return await escalate(turn, parts, case, *trouble)
     last = plan.steps[-1]
     if last.tool == "escalate":
-        return await _escalate(
+        return await escalate(
             turn, parts, case, last.args["reason"], "the plan hands it to a person"
         )
-    await _reply(turn, parts, case)
+    await reply(turn, parts, case)
     return None
 
 
@@ -130,19 +97,6 @@ async def _put_into_english(turn: Turn, parts: Parts, case: Case) -> tuple[str, 
     return None
 
 
-async def _in_their_language(turn: Turn, parts: Parts, case: Case, text: str) -> str:
-    """The draft in the ticket's language; in English where no model could put it so."""
-    language, told = case.language, turn.run.phases.get("translation")
-    if told is None and language and (tongues := parts.tongues) is not None:
-        told = await turn.phase(
-            "translation", lambda: tongues.put(text, ENGLISH, language, turn.run.run_id)
-        )
-    if told is None:
-        return text
-    case.usage += told["usage"]
-    return str(told["text"]) or text
-
-
 async def _classified(parts: Parts, case: Case) -> dict[str, Any]:
     """The intent of the customer's last word; of one that says little alone, with what it goes on
     from."""
@@ -152,13 +106,6 @@ async def _classified(parts: Parts, case: Case) -> dict[str, Any]:
     earlier = [m["text"] for m in case.before if m["author"] == CUSTOMER]
     together = await parts.classifier.classify("\n".join((*earlier[-1:], case.ticket)))
     return intent if _doubt(together, parts.section) else together
-
-
-async def _thanked(turn: Turn, case: Case) -> None:
-    case.intent = {"intent": "thanks", "confidence": 1.0, "out_of_scope": 0.0}
-    closed = await turn.act("close", "close_ticket", {"by": "support"})
-    reason = why(closed) if closed.receipt is None else closed.decision.reason
-    await turn.end("closed" if closed.receipt is not None else "failed", reason, result_of(case))
 
 
 def _doubt(intent: dict[str, Any], section: SupportSection) -> tuple[str, str] | None:
@@ -258,81 +205,3 @@ def _cents(references: References, amount: str, order: dict[str, Any]) -> int | 
     if amount == WHOLE_TOTAL:
         return int(order["total_cents"]) - int(order.get("refunded_cents", 0))
     return cents(references.value(amount) or "")
-
-
-async def _reply(turn: Turn, parts: Parts, case: Case) -> None:
-    evidence = case.evidence()
-    messages = prompts.draft_messages(
-        ticket=case.ticket, intent=case.intent["intent"], evidence=evidence
-    )
-
-    async def write() -> dict[str, Any]:
-        usage: list[dict[str, Any]] = []
-        text, findings = "", ["nothing was written"]
-        for attempt in range(_DRAFT_ATTEMPTS):
-            answer = await parts.chat.complete(
-                parts.routine, messages, max_tokens=_DRAFT_TOKENS,
-                timeout_s=parts.model_timeout_s, request_id=f"{turn.run.run_id}-draft-{attempt}",
-                seed=attempt, temperature=0.4 * attempt,
-            )  # fmt: skip
-            usage.append(answer.usage())
-            text = answer.text.strip()
-            findings = [str(f) for f in check(text, evidence, case.references, SHOP)]
-            if answer.truncated:
-                findings.append(f"cut off: after {_DRAFT_TOKENS} tokens")
-            if not findings:
-                break
-        return {"text": text, "findings": findings, "usage": usage}
-
-    draft = await turn.phase("draft", write)
-    case.usage += draft["usage"]
-
-    async def ground() -> dict[str, Any]:
-        cited = prompts.citations(draft["text"])
-        outside = from_servers(case, cited)
-        found = {"findings": draft["findings"], "cited": cited}
-        return found | ({"outside": outside} if outside else {})
-
-    grounding = await turn.phase("grounding", ground)
-    said = prompts.without_citations(draft["text"])
-    text = case.references.render(await _in_their_language(turn, parts, case, said))
-    args = {"text": text, "message": case.message} if case.message else {"text": text}
-    acted = await turn.act("reply", "reply", args)
-    if acted.receipt is None:
-        detail = "; ".join(grounding["findings"][:3]) or why(acted)
-        return await _escalate(turn, parts, case, "reply withheld", f"{why(acted)} ({detail})")
-    cited = set(grounding["cited"])
-    sources = [e.source for e in evidence if e.id in cited]
-    result = result_of(case) | {"reply": text, "cited": sources}
-    await _remember(turn, parts, case, "replied", acted.decision.reason)
-    await turn.end("replied", acted.decision.reason, result)
-    return None
-
-
-async def _remember(turn: Turn, parts: Parts, case: Case, ended: str, reason: str) -> None:
-    """Keep how the ticket was decided, once however often it is done. It is decided all the same
-    when memory is away; the journal has it."""
-    record = decision(turn.run, case.customer, case.intent["intent"], ended, reason)
-    try:
-        await parts.memory.remember([record])
-    except (Unavailable, Overloaded, DeadlineExceeded) as error:
-        log.warning("run %s is not remembered: %s", turn.run.run_id, error)
-
-
-async def _escalate(turn: Turn, parts: Parts, case: Case | None, reason: str, detail: str) -> None:
-    summary = f"{reason}: {detail}"
-    if case is not None:
-        found = "\n".join(f"{e.id} {e.source}: {e.text}" for e in case.evidence())
-        said = "".join(f"\n{m['author']}: {m['text']}" for m in case.before)
-        summary = case.references.render(
-            f"{summary}\nintent: {case.intent['intent']} {case.intent['confidence']:.2f}\n"
-            f"plan: {case.plan or 'none'}\nfound:\n{found or 'nothing'}"
-            f"{chr(10) + 'said before:' + said if said else ''}"
-        )
-    handed = await turn.act("escalate", "escalate", {"reason": reason, "summary": summary})
-    if handed.receipt is None:
-        detail = f"{detail}; the hand-over was refused too: {why(handed)}"
-        return await turn.end("failed", f"{reason}: {detail}", result_of(case))
-    if case is not None:
-        await _remember(turn, parts, case, "escalated", reason)
-    return await turn.end("escalated", f"{reason}: {detail}", result_of(case))

@@ -7,8 +7,8 @@ from typing import Any
 from agents.lessons import LESSON
 from agents.memories import Recaller
 from agents.turn import Turn
+from agents.workflows.answering import Classifier
 from agents.workflows.cases import evidence_for, passage
-from agents.workflows.support import Classifier
 from cluster.errors import NotFound
 
 

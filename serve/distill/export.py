@@ -23,7 +23,7 @@ from agents.pii import Vault
 from agents.references import References, references_in
 from agents.transcripts import Sample, Workflow, transcribe
 from agents.turn import Turn
-from agents.workflows import support
+from agents.workflows import answering, support
 from cluster.errors import Conflict, DataError, InvalidInput
 from cluster.settings import SupportSection
 from memory.log import Note
@@ -171,7 +171,7 @@ def workflows_to_replay(section: SupportSection) -> dict[str, Workflow]:
 
     async def supported(turn: Turn, chat: Any) -> None:
         never = _Never()
-        parts = support.Parts(chat, never, never, section, "planner", "routine", 1.0)
+        parts = answering.Parts(chat, never, never, section, "planner", "routine", 1.0)
         await support.work(turn, parts)
 
     return {"support": supported}

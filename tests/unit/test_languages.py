@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from agents.workflows.answering import Parts
 from agents.workflows.languages import Tongues, detected
-from agents.workflows.support import Parts, work
+from agents.workflows.support import work
 from cluster.errors import InvalidInput
 from cluster.settings import ModelSection
 from serve.catalog import Catalog
@@ -48,7 +49,7 @@ class Case:
         self.classifier = ScriptedClassifier()
         self.parts = Parts(
             self.chat, self.classifier, ListRecaller([]), support_section(**section), "planner",
-            "routine", 5.0, Tongues(self.chat, spoken, 5.0),
+            "routine", 5.0, tongues=Tongues(self.chat, spoken, 5.0),
         )  # fmt: skip
 
     async def ends(self) -> str:

@@ -14,7 +14,7 @@ from agents.host import Workflow
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
-from agents.workflows.support import Parts
+from agents.workflows.answering import Parts
 from cluster.errors import (
     Conflict,
     InvalidInput,

@@ -20,8 +20,8 @@ from agents.lessons import learning
 from agents.specs import AgentSpec
 from agents.state import RunState
 from agents.workflows import conversation, support
+from agents.workflows.answering import Parts
 from agents.workflows.prompts import Message
-from agents.workflows.support import Parts
 from cluster.settings import INFRA, AgentsSection, MemorySection
 from memory.embed import MiniLM
 from tests.fakes import ScriptedClassifier, support_section

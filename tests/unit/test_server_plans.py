@@ -23,8 +23,8 @@ from agents.toolbox import PINS, Pin, Pins, Toolbox
 from agents.tools import Offer, support_offers
 from agents.turn import Turn
 from agents.workflows import support
+from agents.workflows.answering import Parts
 from agents.workflows.prompts import Message, plan_messages
-from agents.workflows.support import Parts
 from cluster.errors import InvalidInput
 from cluster.settings import ApprovalsSection, ToolServerSection
 from tests.fakes import ListRecaller, ScriptedChat, ScriptedClassifier, support_section

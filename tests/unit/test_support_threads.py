@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from agents.connector import Connector
+from agents.workflows.answering import Parts
 from agents.workflows.cases import only_thanks
-from agents.workflows.support import Parts, work
+from agents.workflows.support import work
 from tests.fakes import (
     ListRecaller,
     Office,

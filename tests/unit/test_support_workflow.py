@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from agents.state import AgentState, Turn
+from agents.workflows.answering import Parts
 from agents.workflows.cases import passage
-from agents.workflows.support import Parts, work
+from agents.workflows.support import work
 from cluster.errors import Unavailable
 from memory.records import Hit, Record
 from tests.fakes import (

@@ -12,8 +12,8 @@ from agents.grounding import check
 from agents.packs import PackParts
 from agents.references import References
 from agents.workflows import prompts
+from agents.workflows.answering import SHOP
 from agents.workflows.prompts import Evidence
-from agents.workflows.support import SHOP
 from cluster.errors import DeadlineExceeded, Unavailable
 
 _CHANNEL: Final = "newsletter"
