@@ -9,7 +9,7 @@ from typing import Any, Final
 from agents.audit_key import AuditKey
 from agents.digests import canonical
 from agents.journal_sql import SqlJournal
-from agents.receipts import receipts
+from agents.receipts import Named, masked_name, receipts
 from cluster.errors import DataError
 from cluster.ids import Clock
 from cluster.objects import Objects
@@ -19,12 +19,13 @@ _GENESIS: Final = "0" * 64
 
 
 def export(
-    journal: SqlJournal, key: AuditKey, clock: Clock, tenant: str, place: Objects, name: str
-) -> int:
-    """Write a tenant's receipts to `place`; how many. DataError at a run whose chain is broken:
-    then nothing is written."""
+    journal: SqlJournal, key: AuditKey, clock: Clock, tenant: str, place: Objects, name: str,
+    named: Named = masked_name,
+) -> int:  # fmt: skip
+    """Write a tenant's receipts to `place`, names as `named` writes them; how many. DataError at a
+    run whose chain is broken: then nothing is written."""
     body, count, last = io.BytesIO(), 0, _GENESIS
-    for line in _lines(journal, tenant):
+    for line in _lines(journal, tenant, named):
         last = _chained(last, line)
         body.write(line.encode() + b"\n")
         count += 1
@@ -57,9 +58,9 @@ def verify(content: bytes, key: AuditKey) -> int:
     return len(lines)
 
 
-def _lines(journal: SqlJournal, tenant: str) -> Iterator[str]:
+def _lines(journal: SqlJournal, tenant: str, named: Named) -> Iterator[str]:
     for row in journal.runs(tenant):
-        told: list[dict[str, Any]] = receipts(row.run_id, journal.verified(row.run_id))
+        told: list[dict[str, Any]] = receipts(row.run_id, journal.verified(row.run_id), named)
         yield from (canonical(receipt) for receipt in told)
 
 

@@ -129,6 +129,13 @@ class DeskFile(SqliteDesk):
         with self._lock:
             return {"id": str(self._row("customers", "customer", id)["id"])}
 
+    def own(self, customer: str) -> Row:
+        """What the desk holds of a customer, as it is (raw: not for models or logs): name, email,
+        phone, address. Raises NotFound."""
+        with self._lock:
+            found = self._row("customers", "customer", customer)
+        return {key: str(found[key]) for key in ("name", "email", "phone", "address")}
+
     def account(self, customer: str) -> Row:
         """For `prompts.account_text`: name (a placeholder), since, orders (newest first)."""
         with self._lock:

@@ -155,6 +155,15 @@ def masked(text: str) -> str:
     return REFERENCE.sub(lambda m: f"[{m.group(1)}]", Vault().redact(text))
 
 
+def belongs(value: str, account: Account) -> bool:
+    """Whether all of `value` is what the account holds, in whatever writing it is known by."""
+    left = value
+    for _, find in _known(*(account.get(k, "") for k in _FIELDS)):
+        for start, stop in find(value):
+            left = left[:start] + " " * (stop - start) + left[stop:]
+    return bool(value.strip()) and not re.search(r"\w", left)
+
+
 def _matches(*patterns: re.Pattern[str], group: int = 0) -> Finder:
     def find(text: str) -> Iterator[Span]:
         spans = [m.span(group) for pattern in patterns for m in pattern.finditer(text)]

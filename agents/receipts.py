@@ -3,10 +3,10 @@
 They are made from the journal's events, so they are as whole as its chain; a receipt names the
 event that it ends with. Nothing personal is in one: arguments and results are there as hashes,
 facts as numbers and words of closed lists, and names of agents and people without what looks
-personal.
+personal: masked, or with pseudonyms that can be told apart (`agents/pseudonyms.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from agents.digests import digest
@@ -31,32 +31,44 @@ OUTCOMES: Final = ("waits", "not done", "started", "done", "refused", "unknown")
 Receipt = dict[str, Any]
 
 
-def receipts(run_id: str, events: Sequence[Event]) -> list[Receipt]:
+Named = Callable[[str], str]
+"""How a name of an agent or of a person is written."""
+
+
+def masked_name(name: str) -> str:
+    """A name without what looks personal in it; nothing brings that back."""
+    return Vault().redact(name)
+
+
+def receipts(run_id: str, events: Sequence[Event], named: Named = masked_name) -> list[Receipt]:
     """The receipts of a run's steps, in the order in which they were decided."""
     run = fold(run_id, events)
     made: dict[str, Receipt] = {}
     for event in events:
         match event.payload:
             case StepDecided() as decided:
-                made[decided.step] = _decided(run, event, decided, made.get(decided.step, {}))
+                earlier = made.get(decided.step, {})
+                made[decided.step] = _decided(run, event, decided, earlier, named)
             case ApprovalAsked(step=step, approval=approval, rules=rules):
                 made[step]["approval"] = {"id": approval, "rules": list(rules), "answer": "open"}
             case ApprovalAnswered() as answered:
                 made[answered.step]["approval"] |= {
                     "answer": "approved" if answered.approved else "denied",
-                    "by": _plain(answered.by), "at": event.at, "at_most": answered.at_most,
+                    "by": named(answered.by), "at": event.at, "at_most": answered.at_most,
                 }  # fmt: skip
             case payload:
-                _outcome(made, event, payload)
+                _outcome(made, event, payload, named)
     return list(made.values())
 
 
-def _decided(run: RunState, event: Event, decided: StepDecided, earlier: Receipt) -> Receipt:
+def _decided(
+    run: RunState, event: Event, decided: StepDecided, earlier: Receipt, named: Named
+) -> Receipt:
     args = {**decided.args, **decided.changed}
     told: Receipt = {
         "run": run.run_id, "step": decided.step,
         "identity": {
-            "tenant": run.tenant, "workflow": run.workflow, "agent": _plain(run.agent),
+            "tenant": run.tenant, "workflow": run.workflow, "agent": named(run.agent),
             "epoch": event.epoch,
         },
         "action": {"tool": decided.tool, "arguments": digest(decided.tool, args)},
@@ -76,7 +88,7 @@ def undone(decided: StepDecided) -> str:
     return "waits" if decided.answer in {"ask", "wait"} else "not done"
 
 
-def outcome_of(payload: Any) -> dict[str, Any] | None:
+def outcome_of(payload: Any, named: Named = masked_name) -> dict[str, Any] | None:
     """The outcome of a step that an event tells, its `state` one of OUTCOMES; None when it tells
     none."""
     match payload:
@@ -89,12 +101,12 @@ def outcome_of(payload: Any) -> dict[str, Any] | None:
         case EffectParked():
             return {"state": "unknown"}
         case EffectResolved(done=done, by=by):
-            return {"state": "done" if done else "not done", "by": _plain(by)}
+            return {"state": "done" if done else "not done", "by": named(by)}
     return None
 
 
-def _outcome(made: dict[str, Receipt], event: Event, payload: Any) -> None:
-    told = outcome_of(payload)
+def _outcome(made: dict[str, Receipt], event: Event, payload: Any, named: Named) -> None:
+    told = outcome_of(payload, named)
     if told is None:
         return
     if isinstance(payload, EffectStarted):
@@ -108,7 +120,3 @@ def _outcome(made: dict[str, Receipt], event: Event, payload: Any) -> None:
 
 def _closed(name: str, value: Any) -> bool:
     return isinstance(value, bool | int | float) or name in _WORDS
-
-
-def _plain(name: str) -> str:
-    return Vault().redact(name)

@@ -350,6 +350,10 @@ class AgentsSection(Section):
     connector_timeout_s: float = Field(10.0, gt=0)
     model_timeout_s: float = Field(30.0, gt=0)
     servers: tuple[ToolServerSection, ...] = ()
+    pseudonyms: str = Field(
+        "sqlite:///pseudonyms.db",
+        description="values that exports hide, sealed; a SQLite file lies below `data_dir`",
+    )
     packs: tuple[str, ...] = Field(
         ("content", "shop"),
         description="workflows beside the support desk's: names of shipped ones, paths of folders",
@@ -383,10 +387,7 @@ class SupportSection(Section):
     max_out_of_scope: float = Field(0.50, ge=0, le=1, description="above it: escalate")
     evidence: int = Field(4, ge=1, le=12, description="records recalled for a ticket")
     server_tools: int = Field(
-        4,
-        ge=0,
-        le=16,
-        description="tools of MCP servers offered to a plan, the best for the ticket",
+        4, ge=0, le=16, description="tools of MCP servers offered to a plan, best for the ticket"
     )
     unspoken: Literal["english", "person"] = Field(
         "english", description="who answers what is in a language that no model speaks"

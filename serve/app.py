@@ -30,6 +30,7 @@ from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
 from agents.pack_connector import start_desk
 from agents.packs import load, policy
+from agents.pseudonyms import forgotten
 from agents.servers import Servers
 from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
@@ -139,16 +140,18 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
     office = Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator")
     remembered = Named((MEMORY,), "memory")
+    data_dir = settings.data_dir.resolve()
+    forgets = functools.partial(forgotten, url=settings.agents.pseudonyms, data_dir=data_dir)
     around = Surroundings(
         DIRECTORY,
         secret,
         settings.accounts,
-        settings.data_dir.resolve(),
+        data_dir,
         tenant=settings.tenant,
         encoder=(ENCODER, ENCODER),
         office=office,
         extra_routes=(
-            functools.partial(memory_routes, remembered),
+            functools.partial(memory_routes, remembered, forgotten=forgets),
             functools.partial(approval_routes, office),
             functools.partial(
                 ticket_routes,
@@ -160,7 +163,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
                 SystemIds(),
             ),
             functools.partial(settings_routes, told(settings), settings.tenant),
-            functools.partial(archive_routes, settings.batches, settings.data_dir.resolve()),
+            functools.partial(archive_routes, settings.batches, data_dir),
         ),
         larger={FILES_PATH: BodyLimit(settings.batches.max_file_bytes + FORM_BYTES, UPLOAD_S)},
         tellers=(remembered,),

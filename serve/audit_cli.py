@@ -16,12 +16,14 @@ from agents.audit_export import MAX_BYTES, export, verify
 from agents.audit_key import AuditKey
 from agents.guarding import AUDIT, refusals
 from agents.noted import note
+from agents.pseudonyms import namer
 from agents.receipts import receipts
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.objects import opened as place_at
 from cluster.settings import Settings, load
 from serve.operator_cli import BY, PROFILE, RUN, TENANT, opened, own_run
+from serve.pseudonyms_cli import kept
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -76,12 +78,14 @@ def audit_export(
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
-    """Write the receipts as signed JSON lines, without personal data."""
+    """Write the receipts as signed JSON lines, with pseudonyms where a name looks personal."""
     settings = load(profile)
     with opened(settings) as journal:
         clock, owner = SystemClock(), tenant or settings.tenant
-        place = place_at(to)
-        count = export(journal, AuditKey(_folder(settings)), clock, owner, place, name)
+        key, place = AuditKey(_folder(settings)), place_at(to)
+        with kept(settings) as pseudonyms:
+            named = namer(pseudonyms, owner)
+            count = export(journal, key, clock, owner, place, name, named)
     console.print(f"{count} receipts of {owner} written to {to}/{name}", markup=False)
 
 
@@ -92,8 +96,9 @@ def erase(
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
-    """Take away what is personal of a customer at the help-desk. What was done stays, and its
-    references bring nothing back; that it was asked for is journaled."""
+    """Take away what is personal of a customer at the help-desk, and what was hidden of it under
+    pseudonyms. What was done stays, and its references bring nothing back; that it was asked for is
+    journaled."""
     from agents.helpdesk import HelpDesk
 
     settings = load(profile)
@@ -103,9 +108,14 @@ def erase(
         desk.customer(customer)
         owner, given = tenant or settings.tenant, {"customer": customer}
         note(journal, clock, owner, "erase", customer, "erased", given, by, why)
+        # The desk's account says which values they are, so it goes last.
+        with kept(settings) as pseudonyms:
+            gone = pseudonyms.erase(owner, customer, desk.own(customer))
         told = desk.erase(customer)
     said = f"{told['tickets']} tickets and {told['replies']} replies emptied"
-    console.print(f"{customer}: erased, {said}", markup=False)
+    console.print(f"{customer}: erased, {said}, {gone.values} pseudonyms taken away", markup=False)
+    if not gone.complete:
+        console.print("the database's log may hold the sealed values a while longer", markup=False)
 
 
 def register(app: typer.Typer) -> None:

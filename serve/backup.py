@@ -29,12 +29,15 @@ from sqlalchemy.engine import make_url
 
 from agents.guarding import AUDIT, KEYS, refusals_of
 from agents.packs import DESK_FILE, FILES, PACKS
+from agents.pseudonyms import KEYS as PSEUDONYM_KEYS
 from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
 from cluster.settings import Settings
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
-_KEPT: Final = ("checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, "servers")
+_KEPT: Final = (
+    "checkpoints", "heads", "router", "memory-exports", KEYS, AUDIT, "servers", PSEUDONYM_KEYS,
+)  # fmt: skip
 DUMP_LIMIT_S: Final = 3_600.0
 _CHUNK: Final = 1 << 20
 _DESK: Final = "desk.db"
@@ -71,6 +74,7 @@ def databases(settings: Settings) -> dict[str, str]:
         "memory-log": settings.memory.log,
         "accounts": settings.accounts.url,
         "batches": settings.batches.url,
+        "pseudonyms": settings.agents.pseudonyms,
         "desk": f"sqlite:///{_DESK}",
         **{
             f"pack-{p}": f"sqlite:///{PACKS}/{p}/{DESK_FILE}" for p in settings.agents.packs_by_name
@@ -205,7 +209,7 @@ def _run(url: str, tool: str, *words: str) -> None:
 
 
 def _pack(parts: Path, manifest: Manifest, to: Path) -> None:
-    to.touch(mode=0o600)  # the keys that sign intents and the audit are in it
+    to.touch(mode=0o600)  # the keys that sign and seal are in it
     with tarfile.open(to, "w:gz", compresslevel=1) as tar:
         tar.add(parts / MANIFEST, MANIFEST)
         for part in manifest.parts:

@@ -25,6 +25,7 @@ from serve import (
     models_cli,
     new_cli,
     operator_cli,
+    pseudonyms_cli,
     report,
     router_cli,
     run_cli,
@@ -268,6 +269,7 @@ lists_cli.register()
 cluster_cli.register(app)
 keys_cli.register(app)
 mcp_cli.register(app)
+pseudonyms_cli.register(app)
 report.register(app)
 router_cli.register(app)
 tools_cli.register(app)

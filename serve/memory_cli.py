@@ -130,11 +130,17 @@ def forget(
 ) -> None:
     """Erase records, or all about a subject, with what is derived from them. Exit status 1 when
     something is left to do."""
+    from serve.pseudonyms_cli import kept
+
     settings = load(profile)
     receipt = asked(
         settings, "forget", tenant or settings.tenant, tuple(ids or ()), subject,
         by or getpass.getuser(), why,
     )  # fmt: skip
+    if subject and not receipt.holds:
+        with kept(settings) as pseudonyms:
+            gone = pseudonyms.erase(tenant or settings.tenant, subject)
+        console.print(f"pseudonyms  {gone.values} taken away")
     console.print(f"receipt     {receipt.id}")
     console.print(f"erased      {len(receipt.erased)} records, {receipt.derived} of them derived")
     for hold in receipt.holds:

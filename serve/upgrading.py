@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import journal_schema
+from agents import journal_schema, pseudonyms
 from agents.journal_sql import SqlJournal
+from agents.pseudonyms import Pseudonyms
 from cluster.database import rehearse, schema_version
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import Settings
@@ -79,4 +80,8 @@ def _parts(settings: Settings) -> dict[str, _Part]:
         ),
         "accounts": _Part(settings.accounts.url, accounts.MIGRATIONS, Accounts),
         "batches": _Part(settings.batches.url, bulk.MIGRATIONS, bulk.opened),
+        "pseudonyms": _Part(
+            settings.agents.pseudonyms, pseudonyms.MIGRATIONS,
+            lambda url, folder: Pseudonyms(url, folder, clock),
+        ),
     }  # fmt: skip

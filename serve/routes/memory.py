@@ -4,7 +4,9 @@ What comes in here is somebody's word: its origin is a user and its trust the le
 body says. It lives in a session, or says who promotes it and why.
 """
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -38,17 +40,23 @@ _SHOWN: Final = (
 )  # fmt: skip
 
 
-def memory_routes(office: Office, clock: Clock | None = None) -> APIRouter:
+Forgotten = Callable[[str, str], int]
+"""Takes away what else is held of a tenant's subject; how many values."""
+
+
+def memory_routes(
+    office: Office, clock: Clock | None = None, forgotten: Forgotten | None = None
+) -> APIRouter:
     """The routes to include in the gateway; `office` asks the memory. A key's records are those of
-    its tenant."""
-    return MemoryRoutes(office, clock or SystemClock()).routes()
+    its tenant. `forgotten` is done with each erasure of a subject."""
+    return MemoryRoutes(office, clock or SystemClock(), forgotten).routes()
 
 
 class MemoryRoutes:
     """The handlers."""
 
-    def __init__(self, office: Office, clock: Clock) -> None:
-        self._office, self._clock = office, clock
+    def __init__(self, office: Office, clock: Clock, forgotten: Forgotten | None) -> None:
+        self._office, self._clock, self._forgotten = office, clock, forgotten
 
     def routes(self) -> APIRouter:
         """The routes by path."""
@@ -175,7 +183,11 @@ class MemoryRoutes:
         receipt = await self._office.ask(
             "forget", tenant_of(http), ids, subject, by, why, timeout_s=_ERASURE_TIMEOUT_S
         )
-        return JSONResponse(_receipt_body(receipt))
+        body = _receipt_body(receipt)
+        if subject and self._forgotten is not None and not receipt.holds:
+            tenant = tenant_of(http)
+            body["pseudonyms"] = await asyncio.to_thread(self._forgotten, tenant, subject)
+        return JSONResponse(body)
 
     @reads(ExportRequest)
     async def export(self, http: Request) -> Response:

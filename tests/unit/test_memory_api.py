@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agents.pseudonyms import Pseudonyms, forgotten
 from cluster.ids import SystemClock, SystemIds
 from cluster.settings import AccountsSection, GatewaySection, MemorySection, ModelSection
 from memory.log import hold_id
@@ -18,7 +19,7 @@ from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.metering import Meter
 from serve.router import Router
-from serve.routes.memory import memory_routes
+from serve.routes.memory import Forgotten, memory_routes
 from tests.memories import START, Desk, Shelf, said
 
 BY = {"by": "ann", "why": "asked"}
@@ -41,7 +42,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.memory.close()
 
 
-def gateway(desk: Desk, books: Books | None = None) -> httpx.AsyncClient:
+def gateway(
+    desk: Desk, books: Books | None = None, forgotten: Forgotten | None = None
+) -> httpx.AsyncClient:
     """A client of the real app over this memory."""
     models = tuple(
         ModelSection.model_validate(
@@ -58,7 +61,7 @@ def gateway(desk: Desk, books: Books | None = None) -> httpx.AsyncClient:
         meter,
         tenant="shop",
         books=books,
-        extra_routes=(partial(memory_routes, DeskOffice(desk), desk.clock),),
+        extra_routes=(partial(memory_routes, DeskOffice(desk), desk.clock, forgotten),),
         tellers=(DeskOffice(desk),),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
@@ -125,6 +128,25 @@ async def test_updating_makes_a_new_version(client: httpx.AsyncClient) -> None:
     assert new["parents"] == [id]
     again = await client.patch(f"/v1/memory/{id}", json={"text": "free", **BY})
     assert again.status_code == 409
+
+
+async def test_forgetting_a_subject_takes_its_pseudonyms_along_unless_it_is_held(
+    desk: Desk, tmp_path: Path
+) -> None:
+    kept = Pseudonyms("sqlite:///p.db", tmp_path, desk.clock)
+    hidden = kept.hide("shop", "write to ann@example.com", subject="ann")
+    gone = partial(forgotten, url="sqlite:///p.db", data_dir=tmp_path)
+    async with gateway(desk, forgotten=gone) as client:
+        await remembered(client, "tea", subject="ann")
+        held = {"subject": "ann", "by": "olga", "why": "a lawsuit"}
+        await client.post("/v1/memory/hold", json=held)
+        body = (await client.post("/v1/memory/forget", json={"subject": "ann", **BY})).json()
+        assert not body["complete"] and kept.reveal("shop", hidden)[1] == 0
+        await client.post("/v1/memory/release", json=held)
+        body = (await client.post("/v1/memory/forget", json={"subject": "ann", **BY})).json()
+    assert body["pseudonyms"] == 1
+    assert kept.reveal("shop", hidden) == (hidden, 1)
+    kept.close()
 
 
 async def test_forgetting_answers_with_a_receipt(client: httpx.AsyncClient) -> None:
