@@ -32,14 +32,14 @@ class Archive:
         self._memory, self._log, self._writer = memory, log, writer
         self._retention = retention
 
-    async def ingested(self, tenant: str, place: str) -> dict[str, Ingested]:
-        rows = await asyncio.to_thread(self._log.ingested, tenant, place)
+    async def ingested(self, tenant: str, place: str, document: str = "") -> dict[str, Ingested]:
+        rows = await asyncio.to_thread(self._log.ingested, tenant, place, document)
         return {row[0]: Ingested(*row) for row in rows}
 
     async def replace(self, tenant: str, found: Ingested, records: Sequence[Record]) -> Replaced:
         new = {record.id for record in records}
         added = await self._memory.remember(records)
-        before = (await self.ingested(tenant, found.place)).get(found.document)
+        before = (await self.ingested(tenant, found.place, found.document)).get(found.document)
         documents = sorted({found.document, *(record.document for record in records)})
         there = await asyncio.to_thread(self._log.members, tenant, documents)
         old = sorted((there | set(before.ids if before else ())) - new)

@@ -48,8 +48,8 @@ class Replaced:
 class Documents(Protocol):
     """The part of memory that ingestion writes to. Both raise Unavailable when it is down."""
 
-    async def ingested(self, tenant: str, place: str) -> Mapping[str, Ingested]:
-        """What was read from the place before, by document."""
+    async def ingested(self, tenant: str, place: str, document: str = "") -> Mapping[str, Ingested]:
+        """What was read from the place before, by document; of one document alone, if named."""
 
     async def replace(self, tenant: str, found: Ingested, records: Sequence[Record]) -> Replaced:
         """Make the records all that memory holds of the document, and note `found`, last.
@@ -62,14 +62,18 @@ class Documents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to ingest as whose; `prune` takes out what came from the same place before and is no
-    longer there. `workers` files are read at once."""
+    """What to ingest as whose: of a listing `only` this file, if there is one; `prune` takes out
+    what came from the same place before and is no longer there. `workers` files are read at once.
+    """
 
     shelf: Shelf
     prune: bool = False
     workers: int = 4
+    only: Entry | None = None
 
     def __post_init__(self) -> None:
+        if self.prune and self.only is not None:
+            raise InvalidInput("prune", self.prune, "false for a single file of a place")
         if not 1 <= self.workers <= 32:
             raise InvalidInput("workers", self.workers, "1 to 32")
 
@@ -136,10 +140,18 @@ async def ingest(
     for more than 100,000 files, Unavailable when memory or the listing does not answer; what was
     done by then stays, and doing it again completes it.
     """
+    if order.only is not None:
+        return await _Ingest(objects, documents, order, clock, progress).run([order.only])
     entries = await asyncio.to_thread(lambda: list(islice(objects.entries(), MAX_FILES + 1)))
     if len(entries) > MAX_FILES:
         raise InvalidInput("path", f"{objects.place} (more files)", f"at most {MAX_FILES} files")
     return await _Ingest(objects, documents, order, clock, progress).run(entries)
+
+
+def listed(objects: Objects) -> Iterator[Entry]:
+    """The files at a place that an ingest reads, of a kind that is read. NotFound when there is no
+    such place."""
+    return (entry for entry in objects.entries() if readable(entry.name))
 
 
 class _Ingest:
@@ -159,7 +171,8 @@ class _Ingest:
     async def run(self, entries: list[Entry]) -> IngestReport:
         tenant, place = self._order.shelf.tenant, self._objects.place
         wanted = self._wanted(entries)
-        self._before = await self._documents.ingested(tenant, place)
+        one = next(iter(wanted)) if self._order.only and wanted else ""
+        self._before = await self._documents.ingested(tenant, place, one)
         self._progress = Progress(len(wanted), sum(entry.size for entry in wanted.values()))
         self._start = self._clock.monotonic()
         await self._work_off(iter(wanted.items()))

@@ -55,6 +55,7 @@ _SEQS = text("SELECT id, seq FROM memory_records ORDER BY seq")
 _LIVING = text(f"{_SELECT} WHERE tenant = :t AND superseded_at IS NULL")
 _INGESTED = text(
     "SELECT document, place, digest, ids FROM memory_documents WHERE tenant = :t AND place = :p"
+    " AND (:d = '' OR document = :d)"
 )
 _HELD = text("SELECT * FROM memory_holds WHERE tenant = :t ORDER BY subject")
 _HISTORY = text(
@@ -265,9 +266,12 @@ class LogRows:
         for row in self._all(_LIVING, t=tenant):
             yield record_of(row).text
 
-    def ingested(self, tenant: str, place: str) -> list[tuple[str, str, str, tuple[str, ...]]]:
-        """Document, place, digest and record ids of what was read from a place."""
-        rows = self._all(_INGESTED, t=tenant, p=place)
+    def ingested(
+        self, tenant: str, place: str, document: str = ""
+    ) -> list[tuple[str, str, str, tuple[str, ...]]]:
+        """Document, place, digest and record ids of what was read from a place; of one document
+        alone, if named."""
+        rows = self._all(_INGESTED, t=tenant, p=place, d=document)
         return [(r.document, r.place, r.digest, tuple(json.loads(r.ids))) for r in rows]
 
     def held(self, tenant: str) -> list[Hold]:

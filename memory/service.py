@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster.errors import DataError, InvalidInput, MainspringError, NotFound, Unavailable
 from cluster.ids import Clock
-from cluster.objects import opened
+from cluster.objects import Entry, opened
 from cluster.settings import MemorySection
 from cluster.telemetry import logger
 from memory import provenance, transfer
@@ -292,11 +292,13 @@ class Memory(Care):
         kind: str,
         prune: bool = False,
         progress: Callable[[Reading], None] | None = None,
+        only: Entry | None = None,
     ) -> IngestReport:
-        """Bring memory up to date with a folder, a file or an S3 prefix; see `ingest.ingest`. What
-        the operator has read in is the tenant's own word. `prune` forgets what is gone there."""
+        """Bring memory up to date with a folder, a file or an S3 prefix, or with `only` one file
+        there; see `ingest.ingest`. What the operator has read in is the tenant's own word. `prune`
+        forgets what is gone there."""
         await self.start()
-        order = Order(Shelf(tenant, kind, trust="tenant"), prune)
+        order = Order(Shelf(tenant, kind, trust="tenant"), prune, only=only)
         with self._progresses.of(f"ingest {path}") as told:
 
             def watched(reading: Reading) -> None:

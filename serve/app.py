@@ -215,6 +215,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
             "workflow": (*WORKFLOWS, *settings.agents.packs_by_name),
         },
         DIRECTORY,
+        MEMORY,
     )
     # Two at once, so that a second swap is refused and does not wait for the first.
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(

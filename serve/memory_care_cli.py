@@ -109,9 +109,17 @@ def space_list(as_json: bool = JSON, profile: str | None = PROFILE) -> None:
 def space_prepare(
     embedder: str = typer.Argument(..., help="minilm, or a name of memory.embedders."),
     wait: bool = typer.Option(True, help="Stay until it is complete; a stack goes on without."),
+    batch: bool = typer.Option(False, "--batch", help="As a batch: see `batch`."),
     profile: str | None = PROFILE,
 ) -> None:
     """Make a shadow of the memory with another embedder while memory goes on; again, go on."""
+    if batch:
+        from serve.batch_cli import submitted
+        from serve.bulk.kinds import SPACE
+        from serve.bulk.remembering import space_lines
+
+        submitted(profile, None, SPACE, "space.jsonl", space_lines(embedder), "7d", wait=False)
+        return
     with opened(load(profile)) as memory, bar("records") as shown:
         state = memory.ask("prepare_space", embedder)
         while wait and not state.complete:

@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.settings import load
 from serve.memory_asking import asked
@@ -63,16 +64,36 @@ def ingest(
     path: str = typer.Argument(..., help="A file, a folder or s3://BUCKET/PREFIX."),
     kind: str = typer.Option("document", help="What the records are, as policy or ticket."),
     prune: bool = typer.Option(False, help="Forget what came from there and is gone there."),
+    batch: bool = typer.Option(False, "--batch", help="As a batch, a line a file: see `batch`."),
     tenant: str | None = TENANT,
     profile: str | None = PROFILE,
 ) -> None:
     """Remember a file's, a folder's or a bucket's texts, and what of them has changed."""
     settings = load(profile)
     place = path if "://" in path else str(Path(path).resolve())
+    if batch:
+        _ingest_as_batch(place, kind, prune, tenant, profile)
+        return
     arguments = (tenant or settings.tenant, place, kind, prune)
     with bar("files") as shown:
         report = asked(settings, "ingest", *arguments, work=f"ingest {place}", watched=shown)
     _show_report(report)
+
+
+def _ingest_as_batch(
+    place: str, kind: str, prune: bool, tenant: str | None, profile: str | None
+) -> None:
+    from cluster.objects import opened
+    from memory.ingest import listed as files_at
+    from serve.batch_cli import submitted
+    from serve.bulk.kinds import INGESTION
+    from serve.bulk.remembering import ingestion_lines
+
+    if prune:
+        raise InvalidInput("prune", prune, "false with --batch: what is gone needs the whole place")
+    objects = opened(place)
+    lines = ingestion_lines(objects.place, kind, files_at(objects))
+    submitted(profile, tenant, INGESTION, "ingestion.jsonl", lines, "7d", wait=False)
 
 
 @memory.command("search")

@@ -33,11 +33,13 @@ def serving() -> Iterator[str]:
 
 class EmbeddingServer:
     """`fault` is what goes wrong now: nan, zero, ragged, count, order, dimension, others, text,
-    refuse, error, busy, or nothing. `asked` counts requests, `texts` what they held."""
+    refuse, error, busy, or nothing. Texts with `held` in them wait while it is
+    set. `asked` counts requests, `texts` what they held."""
 
     def __init__(self, width: int = WIDE) -> None:
         self.width, self.fault, self.refused = width, "", ""
         self.asked, self.texts, self.largest = 0, 0, 0
+        self.held = ""
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -58,6 +60,8 @@ class EmbeddingServer:
     async def _embed(self, request: web.Request) -> web.Response:
         body = await request.json()
         texts: list[str] = body["input"]
+        while self.held and any(self.held in text for text in texts):
+            await asyncio.sleep(0.01)
         self.asked += 1
         self.texts += len(texts)
         self.largest = max(self.largest, len(texts))

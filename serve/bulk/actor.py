@@ -9,11 +9,13 @@ from cluster.settings import BatchesSection
 from cluster.telemetry import logger
 from serve.bulk.archive import Archive
 from serve.bulk.door import Door, Prompts
-from serve.bulk.kinds import PROMPTS, RUNS, Known
+from serve.bulk.kinds import INGESTION, PROMPTS, RUNS, SPACE, Known
+from serve.bulk.remembering import Ingestion, Reembedding
 from serve.bulk.runner import Runner, Watching
 from serve.bulk.runs import Runs
 from serve.bulk.workers import Workers
 from serve.directory import Online, find_directory
+from serve.office import Named
 
 log = logger("bulk")
 
@@ -28,12 +30,16 @@ class Bulk:
 
     def __init__(
         self, section: BatchesSection, data_dir: Path, url: str, key: str, timeout_s: float,
-        known: Known, directory: str,
+        known: Known, directory: str, memory: str,
     ) -> None:  # fmt: skip
         clock = SystemClock()
         archive = Archive(section, data_dir, clock)
         door = Door(url, key, timeout_s, section.concurrency)
-        workers = Workers({**dict.fromkeys(PROMPTS, Prompts(door)), RUNS: Runs(door)})
+        remembered = Named((memory,), "memory")
+        workers = Workers({
+            **dict.fromkeys(PROMPTS, Prompts(door)), RUNS: Runs(door),
+            INGESTION: Ingestion(remembered), SPACE: Reembedding(remembered),
+        })  # fmt: skip
         self._runner = Runner(
             archive.batches, archive.files, workers, _watching(directory), clock, known,
             section.concurrency, section.online_ttft_s, section.keep_days * _DAY_S,

@@ -22,7 +22,7 @@ class Library:
         self.replaced: list[str] = []
         self.down = False
 
-    async def ingested(self, tenant: str, place: str) -> Mapping[str, Ingested]:
+    async def ingested(self, tenant: str, place: str, document: str = "") -> Mapping[str, Ingested]:
         return {d: n for (t, d), n in self.notes.items() if t == tenant and n.place == place}
 
     async def replace(self, tenant: str, found: Ingested, records: Sequence[Record]) -> Replaced:
