@@ -221,7 +221,7 @@ def _shown(told: dict[str, Any], as_json: bool) -> None:
         return console.print_json(json.dumps(told))
     who = told["customer"]
     lines = [
-        f"{told['id']}: {told['subject']} ({told['status']})",
+        f"{told['id']}: {told['subject'] or 'no subject'} ({told['status']})",
         f"{who['name']} <{who['email']}>, customer {who['id']}",
         *(f"order {o['id']}: {o['item']}, {o['status']}" for o in told["orders"]),
         *(f"ticket {t['id']}: {t['subject']}, {t['status']}" for t in told["other_tickets"]),
@@ -229,7 +229,8 @@ def _shown(told: dict[str, Any], as_json: bool) -> None:
     ]
     for said in told["messages"]:
         at = datetime.fromtimestamp(said["at"], UTC).strftime("%Y-%m-%d %H:%M")
-        lines.append(f"\n{at} {said['by'] or said['author']}:\n{said['text']}")
+        who = f"{said['by']}, {said['author']}" if said["by"] else said["author"]
+        lines.append(f"\n{at} {who}:\n{said['text']}")
     if told["escalation"] is not None:
         lines.append(
             f"\nhanded over: {told['escalation']['reason']}\n{told['escalation']['summary']}"

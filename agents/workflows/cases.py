@@ -47,6 +47,7 @@ class Case:
     plan: str = ""
     usage: list[dict[str, Any]] = field(default_factory=list)
     before: list[dict[str, str]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     message: str = ""
     language: str = ""
 
@@ -55,8 +56,9 @@ class Case:
         return [r for r in self.references.of_kind("AMOUNT") if r in self.ticket]
 
     def evidence(self) -> list[Evidence]:
-        """Step results first, then what memory recalled."""
-        pairs = [*self.results, *((p["source"], p["text"]) for p in self.passages)]
+        """Step results first, then what memory recalled, then what was answered before."""
+        recalled = [(p["source"], p["text"]) for p in self.passages]
+        pairs = [*self.results, *recalled, *(("thread", text) for text in self.said if text)]
         return [Evidence(f"E{i}", source, text) for i, (source, text) in enumerate(pairs, 1)]
 
 
@@ -77,9 +79,14 @@ def opened(read: dict[str, Any]) -> tuple[Case, list[str]]:
         case.ticket = "\n".join((text, *(f"It is about order {order}." for order in orders)))
     notes = [references.rewrite(note) for note in read.get("notes", ())]
     case.results += [("note", f"A colleague has noted: {note}") for note in notes]
-    ours = [m["text"] for m in before if m["author"] != CUSTOMER]
-    case.results += [("thread", f"We have answered before: {said}") for said in ours[-1:]]
+    case.said = [body_of(m["text"]) for m in before if m["author"] != CUSTOMER][-1:]
     return case, orders
+
+
+def body_of(answer: str) -> str:
+    """An answer without its greeting and its closing lines."""
+    lines = [line.strip() for line in answer.splitlines()]
+    return " ".join(line for line in lines if line.endswith((".", "!", "?", ":", ";")))
 
 
 def only_thanks(text: str) -> bool:

@@ -78,7 +78,7 @@ async def test_the_order_of_the_thread_is_the_one_that_a_short_word_is_about(
 
 async def test_what_was_answered_before_is_evidence(thread: Thread) -> None:
     await thread.says("You have looked into what exactly?")
-    assert "We have answered before: We have looked into [ORDER_1]." in thread.told()
+    assert "E2 We have looked into [ORDER_1]." in thread.told()
 
 
 async def test_an_amount_named_days_ago_gives_nothing_back_again(thread: Thread) -> None:
