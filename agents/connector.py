@@ -14,8 +14,12 @@ from agents.guarded import Guarded
 from agents.helpdesk import HelpDesk
 from agents.intents import Guard
 from agents.macros import Macros
+from agents.presidio import detectors
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
+from cluster.settings import PiiSection
+
+_PATTERNS: Final = PiiSection()
 
 _WRITES: Final = {
     "refund": ("order", "amount_cents"),
@@ -35,9 +39,12 @@ _WRITES: Final = {
 class Connector(Guarded):
     """The tools of `agents/tools.py` on a help-desk."""
 
-    def __init__(self, path: Path, seed: Path, make_guard: Callable[[], Guard]) -> None:
+    def __init__(
+        self, path: Path, seed: Path, make_guard: Callable[[], Guard],
+        pii: PiiSection = _PATTERNS,
+    ) -> None:  # fmt: skip
         super().__init__(make_guard())
-        self._desk = HelpDesk(path, SystemClock())
+        self._desk = HelpDesk(path, SystemClock(), detectors(pii))
         self._desk.seed(seed)
         self._macros = Macros(seed)
 

@@ -10,12 +10,13 @@ Money is in integer cents, times are seconds since the epoch (UTC), days are ISO
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from agents.desks import Row, SqliteDesk
 from agents.helpdesk_schema import SCHEMA
-from agents.pii import Vault
+from agents.pii import Detector, Vault
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.ids import Clock
 
@@ -29,8 +30,10 @@ _DAYS: Final = ("ordered", "shipped", "expected", "delivered")
 class DeskFile(SqliteDesk):
     """What the desk knows of customers, orders and tickets."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, more: Sequence[Detector] = ()) -> None:
+        """`more` find personal data beside our own patterns: the same ones in each process."""
         super().__init__(path, clock, SCHEMA)
+        self._more = more
 
     # --- what stands on the desk
 
@@ -104,7 +107,8 @@ class DeskFile(SqliteDesk):
                 (ticket["customer"], ticket["received"], id),
             ).fetchall()
         view = {key: ticket[key] for key in ("id", "customer", "received", "status")}
-        return {**view, "text": vault_of(ticket, account)[1], "earlier": [dict(e) for e in earlier]}
+        text = self._vault_of(ticket, account)[1]
+        return {**view, "text": text, "earlier": [dict(e) for e in earlier]}
 
     def redact(self, id: str, text: str) -> str:
         """`text` without the personal data of this ticket's customer. Raises NotFound."""
@@ -118,7 +122,12 @@ class DeskFile(SqliteDesk):
         with self._lock:
             ticket = self._row("tickets", "ticket", id)
             account = self._row("customers", "customer", ticket["customer"])
-        return vault_of(ticket, account)[0]
+        return self._vault_of(ticket, account)[0]
+
+    def _vault_of(self, ticket: Row, account: Row) -> tuple[Vault, str]:
+        """The vault of a ticket and its redacted text; the same every time."""
+        vault = Vault(more=self._more)
+        return vault, vault.redact(f"{ticket['subject']}\n{ticket['body']}".strip(), account)
 
     def customer_of(self, ticket: str) -> str:
         """Whose ticket it is. Raises NotFound."""
@@ -207,9 +216,3 @@ def day(iso: str) -> str:
     """ "2026-05-12" -> "12 May 2026", whatever the locale."""
     year, month, number = iso.split("-")
     return f"{int(number)} {_MONTHS[int(month) - 1]} {year}"
-
-
-def vault_of(ticket: Row, account: Row) -> tuple[Vault, str]:
-    """The vault of a ticket and its redacted text; the same every time."""
-    vault = Vault()
-    return vault, vault.redact(f"{ticket['subject']}\n{ticket['body']}".strip(), account)

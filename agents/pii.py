@@ -26,7 +26,7 @@ hundredth value of a kind on, values are replaced but not put back.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -41,6 +41,10 @@ Account = Mapping[str, str]
 
 Span = tuple[int, int]
 Finder = Callable[[str], Iterator[Span]]
+Found = tuple[str, int, int]
+"""A kind of `references.PERSONAL`, where it starts and where it stops."""
+Detector = Callable[[str], Iterable[Found]]
+"""What finds more than the patterns here, leftmost first."""
 
 DEFAULT_REGION: Final = "DE"
 
@@ -114,10 +118,11 @@ _EVERYDAY: Final = frozenset(
 
 class Vault:
     """The personal data of one ticket: text to placeholders and back. `references` that it is
-    given are taken: new values are numbered behind them."""
+    given are taken: new values are numbered behind them. `more` look at what the patterns here
+    leave."""
 
-    def __init__(self, references: References | None = None) -> None:
-        self._references = references or References()
+    def __init__(self, references: References | None = None, more: Sequence[Detector] = ()) -> None:
+        self._references, self._more = references or References(), more
 
     def redact(self, text: str, account: Account | None = None) -> str:
         """`text` without personal data. Text that is redacted already comes back as it is.
@@ -129,18 +134,20 @@ class Vault:
         if account and account.get("name", "").strip():
             self._references.refer("NAME", " ".join(account["name"].split()))
         for kind, find in (*known, *_FINDERS):
-            text = self._replace(kind, text, find)
+            text = self._replace(text, ((kind, *span) for span in find(text)))
+        for detect in self._more:
+            text = self._replace(text, detect(text))
         return text
 
     def render(self, text: str) -> str:
         """`text` with this vault's placeholders replaced by their values; others stay."""
         return self._references.render(text)
 
-    def _replace(self, kind: str, text: str, find: Finder) -> str:
+    def _replace(self, text: str, found: Iterable[Found]) -> str:
         parts: list[str] = []
         end = 0
         held: list[Span] | None = None
-        for start, stop in find(text):
+        for kind, start, stop in found:
             held = [m.span() for m in REFERENCE.finditer(text)] if held is None else held
             if start < end or any(a < stop and start < b for a, b in held):
                 continue
@@ -149,10 +156,10 @@ class Vault:
         return "".join((*parts, text[end:])) if parts else text
 
 
-def masked(text: str) -> str:
+def masked(text: str, more: Sequence[Detector] = ()) -> str:
     """`text` with [EMAIL], [PHONE] and so on where something personal stands; nothing brings it
     back."""
-    return REFERENCE.sub(lambda m: f"[{m.group(1)}]", Vault().redact(text))
+    return REFERENCE.sub(lambda m: f"[{m.group(1)}]", Vault(more=more).redact(text))
 
 
 def belongs(value: str, account: Account) -> bool:

@@ -26,7 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, text
 
-from agents.pii import Account, Vault, belongs
+from agents.pii import Account, Detector, Vault, belongs
 from agents.references import PERSONAL, REFERENCE, References, references_in
 from cluster.database import Database
 from cluster.errors import DataError, InvalidInput
@@ -78,10 +78,12 @@ class Erased(NamedTuple):
 class Pseudonyms:
     """The values of all tenants in the database at `url`; its key lies below `data_dir`."""
 
-    def __init__(self, url: str, data_dir: Path, clock: Clock) -> None:
+    def __init__(
+        self, url: str, data_dir: Path, clock: Clock, more: Sequence[Detector] = ()
+    ) -> None:
         """Raises as `Database` does, and DataError for a key that is none, or is missing."""
         self._database = Database(url, "pseudonyms", MIGRATIONS, data_dir)
-        self._clock = clock
+        self._clock, self._more = clock, more
         self._path = data_dir / KEYS / _KEY
 
     def close(self) -> None:
@@ -95,7 +97,7 @@ class Pseudonyms:
         values along. What is a pseudonym already stays."""
         typed, kept = references_in(text), PSEUDONYM.findall(text)
         references = References.holding({reference: reference for reference in typed})
-        found = Vault(references).redact(text, account)
+        found = Vault(references, self._more).redact(text, account)
         made: dict[str, str] = {}
         with self._database.transaction() as connection:
             for reference, value in references.items():

@@ -8,7 +8,7 @@ offers, so that a tool that was changed since it was accepted is never called.
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from mcp_types import CallToolResult, TextContent
 from mcp_types import Tool as ServerTool
 from pydantic import ValidationError
 
-from agents.pii import masked
+from agents.pii import Detector, masked
 from agents.server_wires import Wire, http, stdio
 from agents.toolbox import TOOL_RESULT, Pin, require_fit
 from cluster.errors import Conflict, EffectUnknown, InvalidInput, MainspringError
@@ -39,13 +39,16 @@ log = logger("servers")
 class Server:
     """A server as the settings describe it; it holds its credentials."""
 
-    def __init__(self, section: ToolServerSection, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, section: ToolServerSection, env: Mapping[str, str] | None = None,
+        more: Sequence[Detector] = (),
+    ) -> None:  # fmt: skip
         """`env` is where credentials are read: this process's environment. Conflict when one is
         not there."""
         env = os.environ if env is None else env
         if missing := sorted(v for v in section.credentials.values() if v not in env):
             raise Conflict(f"server {section.name}", f"the environment has no {missing[0]}")
-        self._section = section
+        self._section, self._more = section, more
         self._credentials = {name: env[v] for name, v in section.credentials.items()}
 
     async def offered(self) -> dict[str, Pin]:
@@ -157,7 +160,7 @@ class Server:
         most = self._section.max_chars
         cut = max(0, len(text) - most)
         kept = text[:most]
-        shown = kept if self._section.personal == "keep" else masked(kept)
+        shown = kept if self._section.personal == "keep" else masked(kept, self._more)
         return {"text": shown, "cut": cut, "withheld": ""}
 
     def _secret(self, text: str) -> str:
@@ -175,4 +178,6 @@ class Server:
         if isinstance(error, ValidationError):
             return "it answered in a form that is not MCP's"
         said = wire.broke or f"{type(error).__name__}: {error}"[:300]
-        return "it failed, and its words hold a secret" if self._secret(said) else masked(said)
+        if self._secret(said):
+            return "it failed, and its words hold a secret"
+        return masked(said, self._more)

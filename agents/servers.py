@@ -8,22 +8,27 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agents.guarded import Guarded
 from agents.intents import Guard
+from agents.presidio import detectors
 from agents.server_calls import Server
 from agents.toolbox import Pins, Toolbox, parted
-from cluster.settings import ToolServerSection
+from cluster.settings import PiiSection, ToolServerSection
+
+_PATTERNS: Final = PiiSection()
 
 
 class Servers(Guarded):
     """The tools called SERVER/TOOL, as they are pinned in the file `pins`."""
 
     def __init__(
-        self, servers: Sequence[ToolServerSection], pins: Path, make_guard: Callable[[], Guard]
-    ) -> None:
+        self, servers: Sequence[ToolServerSection], pins: Path, make_guard: Callable[[], Guard],
+        pii: PiiSection = _PATTERNS,
+    ) -> None:  # fmt: skip
         super().__init__(make_guard())
+        self._more = detectors(pii)
         self._toolbox = Toolbox(servers)
         self._pins = Pins(pins)
 
@@ -35,5 +40,5 @@ class Servers(Guarded):
         section = self._toolbox.section(parted(tool)[0])
         pin = self._pins.require(tool)
         # In one loop for all threads: uvloop, which Ray uses, starts no processes from several.
-        call = Server(section).call(pin, args)
+        call = Server(section, more=self._more).call(pin, args)
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()

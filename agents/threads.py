@@ -15,7 +15,7 @@ import hashlib
 import sqlite3
 from typing import Any, Final, Literal
 
-from agents.desk_file import MAX_BODY_CHARS, DeskFile, vault_of
+from agents.desk_file import MAX_BODY_CHARS, DeskFile
 from agents.desks import Row
 from agents.macros import Macro
 from agents.pii import Vault
@@ -99,7 +99,7 @@ class Threads(DeskFile):
             row = self._row("tickets", "ticket", ticket)
             account = self._row("customers", "customer", row["customer"])
             messages = self.thread(ticket, upto)
-        vault, text = vault_of(row, account)
+        vault, text = self._vault_of(row, account)
         return vault, text, [{**m, "text": vault.redact(m["text"], account)} for m in messages]
 
     def read_message(self, ticket: str, upto: str) -> Row:

@@ -322,6 +322,16 @@ class ToolServerSection(Section):
         return self
 
 
+class PiiSection(Section):
+    """What finds personal data in texts: our own `patterns`, or `presidio` behind them, which the
+    extra of that name installs; it looks for what is usual in each of the `languages`."""
+
+    engine: Literal["patterns", "presidio"] = "patterns"
+    languages: tuple[str, ...] = Field(
+        ("en", "de"), min_length=1, description="of presidio; each costs milliseconds a text"
+    )
+
+
 class AgentsSection(Section):
     """The agent host, the orchestrator and their limits. `autonomy` is how far a workflow is
     trusted: 0 proposes and a person decides on each effect, 1 asks before it spends money, 2 goes
@@ -350,6 +360,7 @@ class AgentsSection(Section):
     connector_timeout_s: float = Field(10.0, gt=0)
     model_timeout_s: float = Field(30.0, gt=0)
     servers: tuple[ToolServerSection, ...] = ()
+    pii: PiiSection = PiiSection()
     pseudonyms: str = Field(
         "sqlite:///pseudonyms.db",
         description="values that exports hide, sealed; a SQLite file lies below `data_dir`",

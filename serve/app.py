@@ -30,6 +30,7 @@ from agents.owners import NAME as ORCHESTRATOR
 from agents.owners import orchestrator_names
 from agents.pack_connector import start_desk
 from agents.packs import load, policy
+from agents.presidio import require
 from agents.pseudonyms import forgotten
 from agents.servers import Servers
 from agents.toolbox import PINS
@@ -106,6 +107,7 @@ def up(settings: Settings, home: Path, heads: dict[str, Path], progress: Progres
     Raises DeadlineExceeded when that takes longer than READY_TIMEOUT_S, and whatever error the
     part that could not start gave.
     """
+    require(settings.agents.pii)
     stack = Stack(settings, new_secret())
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _phase(stack, "ray", progress):
@@ -169,6 +171,7 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         tellers=(remembered,),
         packs=settings.agents.packs,
         outside=settings.outside,
+        pii=settings.agents.pii,
     )
     gateway = gateway_application(settings.gateway, settings.models, around)
     targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
@@ -195,10 +198,14 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         data_dir / "desk.db",
         infra_path("", settings.support.desk),
         functools.partial(guard, data_dir),
+        settings.agents.pii,
     )
     if settings.agents.servers:
         ray.remote(Servers).options(name=SERVERS, max_concurrency=8, **common).remote(
-            settings.agents.servers, data_dir / PINS, functools.partial(server_guard, data_dir)
+            settings.agents.servers,
+            data_dir / PINS,
+            functools.partial(server_guard, data_dir),
+            settings.agents.pii,
         )
     workflows = functools.partial(make_workflows, settings, wiring.secret, MEMORY, ENCODER)
     spawn = functools.partial(start_host, workflows, settings.agents.idle_s)

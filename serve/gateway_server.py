@@ -10,9 +10,16 @@ from fastapi import APIRouter, FastAPI
 from ray import serve as ray_serve
 
 from agents.packs import load
+from agents.presidio import detectors
 from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Clock, SystemClock, SystemIds
-from cluster.settings import AccountsSection, GatewaySection, ModelSection, OutsideSection
+from cluster.settings import (
+    AccountsSection,
+    GatewaySection,
+    ModelSection,
+    OutsideSection,
+    PiiSection,
+)
 from cluster.telemetry import logger
 from serve.books import Books
 from serve.budget_table import Budget
@@ -60,6 +67,7 @@ class Surroundings:
     larger: Mapping[str, BodyLimit] = field(default_factory=dict)
     packs: tuple[str, ...] = ()
     outside: tuple[OutsideSection, ...] = ()
+    pii: PiiSection = field(default_factory=PiiSection)
 
 
 class Gateway:
@@ -119,7 +127,9 @@ class Gateway:
         for place in places:
             limit = nano_of(place.usd_per_day, f"outside.{place.id}.usd_per_day")
             self._books.budgets.put(Budget(OUTSIDE, "key", place.id, "day", limit))
-        self._outside = Outside(ours, places, self._books.admission, meter, clock)
+        self._outside = Outside(
+            ours, places, self._books.admission, meter, clock, detectors(self._around.pii)
+        )
         return self._outside
 
     def _ours(self, clock: Clock) -> Engines:

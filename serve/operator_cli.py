@@ -295,15 +295,16 @@ def _redacted(settings: Settings, state: RunState, text: str) -> str:
     knows its customers, takes out its own; the detector takes out what anybody would see."""
     from agents.helpdesk import HelpDesk
     from agents.pii import Vault
+    from agents.presidio import detectors
     from cluster.ids import SystemClock
 
     ticket = state.input.get("ticket")
     if not text or ticket is None:
-        return Vault().redact(text)
+        return Vault(more=detectors(settings.agents.pii)).redact(text)
     path = settings.path("desk.db")
     if not path.is_file():
         raise NotFound("desk", str(path))
-    desk = HelpDesk(path, SystemClock())
+    desk = HelpDesk(path, SystemClock(), detectors(settings.agents.pii))
     try:
         return desk.redact(str(ticket), text)
     finally:

@@ -8,13 +8,14 @@ there together is held to a budget of the address's own, beside the caller's. Ch
 text only: what else a message may hold, and fields that are vLLM's own, stay here.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agents.pii import Vault
+from agents.pii import Detector, Vault
 from cluster.errors import ConfigError, InvalidInput, MainspringError, Overloaded, Unavailable
 from cluster.ids import Clock
 from cluster.settings import ModelSection, OutsideSection
@@ -72,11 +73,13 @@ class Outside:
 
     def __init__(
         self, inner: Engines, sections: Iterable[OutsideSection], admission: Admission,
-        meter: Meter, clock: Clock,
+        meter: Meter, clock: Clock, more: Sequence[Detector] = (),
     ) -> None:  # fmt: skip
-        """ConfigError when the variable with an address's key is not set."""
+        """`more` find personal data beside our own patterns. ConfigError when the variable with an
+        address's key is not set."""
         self._inner, self._admission, self._meter, self._clock = inner, admission, meter, clock
         self._places = {s.id: _Place(s, model_of(s), _key(s)) for s in sections}
+        self._more = more
         self._wire, self._circuits = Wire(clock, decompress=True), Circuits(clock)
 
     async def close(self) -> None:
@@ -113,8 +116,11 @@ class Outside:
 
     async def _ask(self, place: _Place, call: Call) -> Answer:
         name = place.section.id
-        vault = Vault()
-        payload = outgoing(call, place.section.model, vault)
+        vault = Vault(more=self._more)
+        if self._more:  # milliseconds for each text: not in the event loop
+            payload = await asyncio.to_thread(outgoing, call, place.section.model, vault)
+        else:
+            payload = outgoing(call, place.section.model, vault)
         if place.in_work >= place.section.at_once:
             raise Overloaded(f"model {name}", f"{place.in_work} requests are there", 2.0)
         if not self._circuits.may(name):

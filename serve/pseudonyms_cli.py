@@ -12,6 +12,7 @@ import typer
 
 from agents.noted import note
 from agents.pii import Account
+from agents.presidio import detectors
 from agents.pseudonyms import Pseudonyms
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
@@ -30,7 +31,9 @@ def kept(settings: Settings) -> Iterator[Pseudonyms]:
     """The pseudonyms of the settings' data folder."""
     folder = settings.data_dir.resolve()
     with contextlib.closing(
-        Pseudonyms(settings.agents.pseudonyms, folder, SystemClock())
+        Pseudonyms(
+            settings.agents.pseudonyms, folder, SystemClock(), detectors(settings.agents.pii)
+        )
     ) as opened:
         yield opened
 
