@@ -69,12 +69,17 @@ class Chat(Protocol):
 
 
 class HttpChat:
-    """Chat over an OpenAI-compatible address."""
+    """Chat over an OpenAI-compatible address. `options` go along with every request, as the field
+    `mainspring` of its body."""
 
-    def __init__(self, base_url: str, api_key: str = "none", retries: int = 2) -> None:
+    def __init__(
+        self, base_url: str, api_key: str = "none", retries: int = 2,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         # Only who asks models loads the client: connectors know its errors' names at most.
         import openai
 
+        self._options = dict(options or {})
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=retries)
 
     async def complete(
@@ -93,8 +98,8 @@ class HttpChat:
         import openai
 
         body: dict[str, Any] = {}
-        if language:
-            body["extra_body"] = {"mainspring": {"language": language}}
+        if options := self._options | ({"language": language} if language else {}):
+            body["extra_body"] = {"mainspring": options}
         if schema is not None:
             body["response_format"] = {
                 "type": "json_schema",

@@ -223,6 +223,7 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
         },
         DIRECTORY,
         MEMORY,
+        settings.agents.packs,
     )
     # Two at once, so that a second swap is refused and does not wait for the first.
     ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(

@@ -22,6 +22,7 @@ from cluster.settings import Settings, load
 from serve.budgets import usd_of
 from serve.bulk import tables
 from serve.bulk.archive import Archive
+from serve.bulk.kinds import EVALUATION
 from serve.bulk.table import Batch
 from serve.keys_cli import opened
 from serve.run_cli import fields
@@ -69,6 +70,26 @@ def submit(
         raise InvalidInput("expect", expect, "a table, with --prompt or --workflow")
     made = tables.lines(file, form, expect)
     submitted(profile, tenant, endpoint, file.name, made, window, wait)
+
+
+@batch.command("evaluate")
+def evaluate(
+    workflow: str = typer.Argument(..., help="A pack of agents.packs that has an evaluation."),
+    window: str = typer.Option("24h", help="How long it may take."),
+    wait: bool = typer.Option(False, "--follow", help="Follow it to its end."),
+    tenant: str | None = TENANT,
+    profile: str | None = PROFILE,
+) -> None:
+    """Have a workflow's evaluation tried with the stack's models, each case in a folder of its own:
+    a right one is what the pack expects."""
+    from agents.packs import load as packs
+    from serve.bulk.trials import evaluation_lines
+
+    there = packs(load(profile).agents.packs)
+    if workflow not in there:
+        raise InvalidInput("workflow", workflow, f"one of {list(there)}")
+    made = evaluation_lines(there[workflow])
+    submitted(profile, tenant, EVALUATION, f"{workflow}.jsonl", made, window, wait)
 
 
 def submitted(

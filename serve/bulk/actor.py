@@ -1,6 +1,7 @@
 """The actor that works on the batches of one stack."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +10,11 @@ from cluster.settings import BatchesSection
 from cluster.telemetry import logger
 from serve.bulk.archive import Archive
 from serve.bulk.door import Door, Prompts
-from serve.bulk.kinds import INGESTION, PROMPTS, RUNS, SPACE, Known
+from serve.bulk.kinds import EVALUATION, INGESTION, PROMPTS, RUNS, SPACE, Known
 from serve.bulk.remembering import Ingestion, Reembedding
 from serve.bulk.runner import Runner, Watching
 from serve.bulk.runs import Runs
+from serve.bulk.trials import Trials
 from serve.bulk.workers import Workers
 from serve.directory import Online, find_directory
 from serve.office import Named
@@ -30,7 +32,7 @@ class Bulk:
 
     def __init__(
         self, section: BatchesSection, data_dir: Path, url: str, key: str, timeout_s: float,
-        known: Known, directory: str, memory: str,
+        known: Known, directory: str, memory: str, packs: Sequence[str] = (),
     ) -> None:  # fmt: skip
         clock = SystemClock()
         archive = Archive(section, data_dir, clock)
@@ -39,6 +41,7 @@ class Bulk:
         workers = Workers({
             **dict.fromkeys(PROMPTS, Prompts(door)), RUNS: Runs(door),
             INGESTION: Ingestion(remembered), SPACE: Reembedding(remembered),
+            EVALUATION: Trials(url, key, packs),
         })  # fmt: skip
         self._runner = Runner(
             archive.batches, archive.files, workers, _watching(directory), clock, known,

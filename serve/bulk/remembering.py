@@ -42,9 +42,9 @@ class Ingestion:
             async with self._places:
                 report = await self._memory.ask("ingest", *given, timeout_s=READ_S)
         except (KeyError, TypeError):
-            return _refused(InvalidInput("body", line.body, "place, kind and a file"))
+            return refused(InvalidInput("body", line.body, "place, kind and a file"))
         except MainspringError as error:
-            return _refused(error)
+            return refused(error)
         problems = "; ".join(report.problems)
         body = json.dumps({"object": "memory.ingestion", **asdict(report)}).encode()
         return Told(200, body=body, code="not_read" if problems else "", message=problems)
@@ -77,9 +77,9 @@ class Reembedding:
                     return Told(NOT_YET)
                 await asyncio.sleep(_POLL_S)
         except (KeyError, TypeError):
-            return _refused(InvalidInput("body", line.body, "embedder and a share from 0 to 1"))
+            return refused(InvalidInput("body", line.body, "embedder and a share from 0 to 1"))
         except MainspringError as error:
-            return _refused(error)
+            return refused(error)
 
     async def withdraw(self, batch: Batch) -> None:
         """Take away the space that is not whole. One that has only run out of time stays, and goes
@@ -106,17 +106,18 @@ def ingestion_lines(place: str, kind: str, entries: Iterable[Entry]) -> Iterator
     """PURE: a line for each file of a listing."""
     for entry in entries:
         body = {"place": place, "kind": kind, "file": asdict(entry)}
-        yield _line(entry.name, INGESTION, body)
+        yield line_of(entry.name, INGESTION, body)
 
 
 def space_lines(embedder: str, shares: int = SHARES) -> Iterator[bytes]:
     """PURE: a line for each hundredth of the records, the last one for all of them."""
     for number in range(1, shares + 1):
         body = {"embedder": embedder, "share": number / shares}
-        yield _line(f"{100 * number // shares} %", SPACE, body)
+        yield line_of(f"{100 * number // shares} %", SPACE, body)
 
 
-def _line(custom_id: str, url: str, body: dict[str, Any]) -> bytes:
+def line_of(custom_id: str, url: str, body: dict[str, Any]) -> bytes:
+    """PURE: a line of an input file."""
     line = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
@@ -125,6 +126,7 @@ def _shown(state: Any) -> bytes:
     return json.dumps({"object": "memory.space", **asdict(state)}).encode()
 
 
-def _refused(error: MainspringError) -> Told:
+def refused(error: MainspringError) -> Told:
+    """What becomes of a line that is refused, as the gateway would tell it."""
     problem = problem_of(error)
     return Told(problem.status, body=json.dumps(problem.body()).encode())

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from agents.evaluation import cases
+from agents.packs import load
 from agents.rehearsal import Script
-from benchmarks.content import Told, cases, figures, mixed, strange, tried
+from agents.workflows.content.evaluation import Told, mixed, strange, tried
+from benchmarks.content import figures
 from tests.content import GoodWriter
 
 LAMP: dict[str, Any] = {
@@ -17,7 +20,7 @@ LAMP: dict[str, Any] = {
 
 
 def test_the_evaluation_set_is_large_and_whole() -> None:
-    found = cases()
+    found = cases(load(["content"])["content"])
     assert len(found) >= 60
     assert len({case["topic"] for case in found}) == len(found)
     for case in found:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from agents import packs, policy_cases
+from agents.evaluation import cases
 from agents.packs import COMMON, RATES, load
 from agents.rehearsal import Script
 from agents.state import AgentState, RunState
 from agents.tools import pack_of
-from benchmarks import shop as evaluated
+from agents.workflows.shop.evaluation import tried
 from cluster.errors import ConfigError
 from cluster.settings import AgentsSection
 from tests.fakes import POLICY, THRESHOLDS, TRUSTED
@@ -75,11 +76,11 @@ def test_the_shipped_packs_policies(name: str) -> None:
     assert rules <= decided
 
 
-@pytest.mark.parametrize("case", evaluated.cases(), ids=lambda case: str(case["name"]))
+@pytest.mark.parametrize("case", cases(load(["shop"])["shop"]), ids=lambda case: str(case["name"]))
 async def test_the_shops_evaluation_set_without_a_model(
     case: dict[str, Any], tmp_path: Path
 ) -> None:
-    told = await evaluated.tried(case, tmp_path, Script([]))
+    told = await tried(case, tmp_path, Script([]))
     assert (told.wrong, told.invented) == ("", 0)
 
 
