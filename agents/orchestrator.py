@@ -279,12 +279,15 @@ class Orchestrator(PeopleOffice, AgentOffice, ListOffice):
             f"execute_tool {tool}", parent=tracing.of_run(run_id),
             gen_ai__operation__name="execute_tool", gen_ai__tool__name=tool,
             mainspring__step=step, mainspring__run_id=run_id,
+            mainspring__workflow=state.workflow, mainspring__tenant=state.tenant,
         )  # fmt: skip
         try:
             with tracing.within(span):
                 acted = await self._effects.act(state, Step(step, tool, args))
             outcome = "done" if acted.receipt is not None else acted.decision.answer
             outcome = "refused" if acted.refusal is not None else outcome
+            decision = acted.decision
+            span.set(mainspring__decision=decision.answer, mainspring__rule=decision.rule)
             return acted
         except EffectUnknown:
             outcome = "parked"

@@ -1,5 +1,6 @@
 """The README can't drift from what is there."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,29 @@ def test_every_command_of_the_readme_has_help(command: str) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     assert set(commands_of(app)) == set(COMMANDS)
+
+
+AARM = re.findall(r"^\| (R\d) \| [^|]+ \| (.+) \|$", README, re.MULTILINE)
+FILES = re.compile(r"`((?:tests|infra)/[\w./]+)(?:::(\w+))?`")
+
+
+def test_each_requirement_of_aarm_has_a_row() -> None:
+    assert [name for name, _ in AARM] == [f"R{n}" for n in range(1, 10)]
+
+
+@pytest.mark.parametrize(("name", "shown"), AARM)
+def test_the_tests_that_the_table_of_aarm_names_are_there(name: str, shown: str) -> None:
+    named = FILES.findall(shown)
+    assert any(test for _, test in named), f"{name} names no test"
+    for file, test in named:
+        path = ROOT / file
+        assert path.is_file(), file
+        if test:
+            defined = ast.walk(ast.parse(path.read_text("utf-8")))
+            names = {
+                n.name for n in defined if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+            assert test in names, f"{file} has no {test}"
 
 
 def commands_of(group: typer.Typer, before: str = "") -> Iterator[str]:

@@ -113,7 +113,11 @@ async def test_a_run_is_one_trace_over_host_orchestrator_connector_and_gateway(
     assert {spans[name].trace for name in wanted} == {tracing.of_run(run)[3:35]}
     assert spans["connector read_ticket"].parent == spans["execute_tool read_ticket"].id
     assert spans["POST /v1/chat"].parent == spans["invoke_agent support"].id
-    assert spans["execute_tool read_ticket"].attributes["mainspring.outcome"] == "done"
+    told = spans["execute_tool read_ticket"].attributes
+    names = ("workflow", "tenant", "step", "decision", "rule", "outcome")
+    assert [told[f"mainspring.{name}"] for name in names] == [
+        "support", "default", "look", "allow", "read-own-desk", "done",
+    ]  # fmt: skip
 
 
 async def test_a_line_of_the_log_has_its_trace(collector: Collector) -> None:
