@@ -3,20 +3,26 @@
 A workflow that a server lists is offered those of its tools that an operator has accepted. Where
 there are more than a prompt holds, the ticket's words search for them (`agents/toolbox.py`). What
 was offered is journaled with the run, so a turn that goes on after a crash reads its plan by the
-same schemas. The plan is written before any tool is used: what a tool returns chooses no step.
+same schemas. Where a tool takes a number, a plan may name one of the ticket's by its reference:
+models see no digits. The plan is written before any tool is used: what a tool returns chooses no
+step.
 
 Not offered: tools whose schema is over MAX_SCHEMA_CHARS, or refers to other places than its own
-`$defs`. Nothing here decides: policy does, and the connector checks tool and arguments again.
+`$defs`. Nothing here decides: policy does, and the connector checks tool and arguments again. Not
+covered: hosts on machines that do not share the data folder, which see no pins and offer nothing;
+amounts and dates, which a tool gets as the ticket writes them.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from agents.digests import canonical
 from agents.toolbox import Pin, Pins, Toolbox, search
-from agents.tools import Offer
+from agents.tools import Effect, Offer
 from agents.turn import Turn
 from cluster.errors import DataError
 from cluster.settings import ToolServerSection
@@ -26,6 +32,8 @@ PHASE: Final = "tools"
 MAX_SCHEMA_CHARS: Final = 4_000
 _MAX_DEPTH: Final = 32
 _WORDS_SHOWN: Final = 200
+_NUMBERS: Final = ("integer", "number")
+_PLAIN: Final = re.compile(r"(?:0|[1-9]\d{0,14})(?:\.\d{1,6})?")
 _DEFS: Final = ("$defs", "definitions")
 # What grammars hold of a schema; the rest is checked when the plan is read.
 _HELD: Final = ("type", "enum", "const", "required", "minItems", "maxItems")
@@ -62,16 +70,19 @@ class Offering:
         return {"tools": tools, "accepted": len(usable), "problem": ""}
 
 
-async def for_turn(turn: Turn, servers: Offering | None, text: str) -> list[Offer]:
+async def for_turn(
+    turn: Turn, servers: Offering | None, text: str, numbers: Sequence[str]
+) -> list[Offer]:
     """What a turn on a ticket of this `text` is offered: chosen when it was first read, and the
-    same ever after. None where no server lists the workflow, and nothing is journaled then."""
+    same ever after. `numbers` are the references of its plain numbers. None where no server lists
+    the workflow, and nothing is journaled then."""
     if servers is not None and servers.serves(turn.run.workflow):
 
         async def choose() -> dict[str, Any]:
             return servers.chosen(turn.run.workflow, text)
 
-        return offers(await turn.phase(PHASE, choose))
-    return offers(turn.run.phases.get(PHASE, {"tools": []}))
+        return offers(await turn.phase(PHASE, choose), numbers)
+    return offers(turn.run.phases.get(PHASE, {"tools": []}), numbers)
 
 
 def plannable(pin: Pin) -> bool:
@@ -82,13 +93,21 @@ def plannable(pin: Pin) -> bool:
     )
 
 
-def offers(chosen: Mapping[str, Any]) -> list[Offer]:
+def offers(chosen: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[Offer]:
     """The offers that a phase's result holds."""
-    return [_offer(Pin(**tool["pin"]), tool["effect"]) for tool in chosen["tools"]]
+    return [offer(Pin(**tool["pin"]), tool["effect"], numbers) for tool in chosen["tools"]]
 
 
-def _offer(pin: Pin, effect: Any) -> Offer:
-    return Offer(Toolbox.described(pin.name, effect), {}, pin.schema, pin.description)
+def offer(pin: Pin, effect: Effect, numbers: Sequence[str] = ()) -> Offer:
+    """A tool to a plan in which these references stand for numbers."""
+    named = {name: numbers for name in _numeric(pin.schema)} if numbers else {}
+    return Offer(Toolbox.described(pin.name, effect), named, pin.schema, pin.description)
+
+
+def _numeric(schema: Mapping[str, Any]) -> list[str]:
+    """The parameters that are numbers."""
+    properties = schema.get("properties", {}).items()
+    return [n for n, each in properties if isinstance(each, dict) and each.get("type") in _NUMBERS]
 
 
 def shown(offer: Offer) -> str:
@@ -115,13 +134,38 @@ def _type(schema: Any) -> str:
 # --- a tool's schema within the schema of a plan
 
 
-def arguments(schema: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def arguments(offer: Offer, prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a grammar can hold of a tool's schema, and its definitions by their names in the plan's
     schema, which begin with `prefix`. Looser than the tool's own, never narrower."""
+    schema = offer.schema or {}
     named = {
         f"{prefix}{name}": _loosened(each, prefix) for name, each in _definitions(schema).items()
     }
-    return {"type": "object", **_loosened(schema, prefix)}, named
+    held = {"type": "object", **_loosened(schema, prefix)}
+    for name, references in offer.values.items():
+        own = held["properties"][name]
+        held["properties"][name] = {"anyOf": [own, {"enum": list(references)}]}
+    return held, named
+
+
+def filled(offer: Offer, args: Mapping[str, Any], render: Callable[[str], str]) -> dict[str, Any]:
+    """A plan's arguments with values in the place of references: in all texts, but not in keys,
+    and a number where the tool takes one."""
+    made = {name: _rendered(value, render) for name, value in args.items()}
+    for name, references in offer.values.items():
+        if name in args and args[name] in references and _PLAIN.fullmatch(made[name]):
+            made[name] = json.loads(made[name])
+    return made
+
+
+def _rendered(value: Any, render: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return render(value)
+    if isinstance(value, list):
+        return [_rendered(each, render) for each in value]
+    if isinstance(value, dict):
+        return {key: _rendered(each, render) for key, each in value.items()}
+    return value
 
 
 def _loosened(schema: Any, prefix: str) -> dict[str, Any]:

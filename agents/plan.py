@@ -7,10 +7,10 @@ since an engine's grammar is a help and not a guarantee. A step with a server's 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agents.offering import arguments
+from agents.offering import arguments, filled
 from agents.toolbox import of_server, require_fit
 from agents.tools import Offer
 from cluster.errors import InvalidInput
@@ -24,10 +24,11 @@ Render = Callable[[str], str]
 @dataclass(frozen=True)
 class Step:
     """One call of a tool. `args` holds every parameter of the tool, in call order; of a server's
-    tool, what its schema takes, with references in place of values."""
+    tool, what its schema takes, with references in place of values, which stand in `filled`."""
 
     tool: str
     args: dict[str, Any]
+    filled: dict[str, Any] = field(default_factory=dict)
 
     def as_written(self) -> dict[str, Any]:
         """The step as a plan says it."""
@@ -102,7 +103,7 @@ def _unique(steps: Sequence[Step]) -> list[Step]:
 def _step_schema(offer: Offer, prefix: str, defs: dict[str, Any]) -> dict[str, Any]:
     properties: dict[str, Any] = {"tool": {"const": offer.tool.name}}
     if offer.schema is not None:
-        properties["arguments"], named = arguments(offer.schema, prefix)
+        properties["arguments"], named = arguments(offer, prefix)
         defs.update(named)
     for name in offer.tool.parameters:
         properties[name] = {"enum": list(offer.values[name])}
@@ -137,17 +138,6 @@ def _parse_call(where: str, offer: Offer, given: dict[str, Any], render: Render)
     args = given.get("arguments")
     if set(given) != {"arguments"} or not isinstance(args, dict):
         raise InvalidInput(where, sorted(given), "the argument arguments, an object")
-    require_fit(f"{where}.arguments", rendered(args, render), offer.schema or {})
-    return Step(offer.tool.name, args)
-
-
-def rendered(value: Any, render: Render) -> Any:
-    """A value of JSON with values in the place of the references in its texts, but not in its
-    keys."""
-    if isinstance(value, str):
-        return render(value)
-    if isinstance(value, list):
-        return [rendered(each, render) for each in value]
-    if isinstance(value, dict):
-        return {key: rendered(each, render) for key, each in value.items()}
-    return value
+    whole = filled(offer, args, render)
+    require_fit(f"{where}.arguments", whole, offer.schema or {})
+    return Step(offer.tool.name, args, whole)

@@ -64,7 +64,8 @@ async def work(turn: Turn, parts: Parts) -> None:
         return await escalate(turn, parts, case, *doubt)
     # What a plan may name comes from the ticket alone, never from what is recalled next.
     offers = support_offers(orders, amounts)
-    offers += await offering.for_turn(turn, parts.servers, case.ticket)
+    numbers = case.references.of_kind("NUMBER")
+    offers += await offering.for_turn(turn, parts.servers, case.ticket, numbers)
     case.passages = await _recall(turn, parts, case)
     plan = await _plan(turn, parts, case, offers)
     if plan is None:
@@ -172,7 +173,7 @@ async def _do(turn: Turn, case: Case, index: int, step: plans.Step) -> tuple[str
     """Do one step; what went wrong as (reason, detail), or None."""
     args: dict[str, Any] = {}
     if of_server(step.tool):
-        args = plans.rendered(step.args, case.references.render)
+        args = step.filled
     elif "order" in step.args:
         args["order"] = (case.references.value(step.args["order"]) or "").upper()
     if step.tool == "refund":

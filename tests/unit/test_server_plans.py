@@ -15,12 +15,12 @@ from agents.approvals import Answer
 from agents.guarding import KEYS, server_guard
 from agents.intent_keys import ensure
 from agents.offering import Offering
-from agents.plan import parse, rendered, schema
+from agents.plan import parse, schema
 from agents.server_calls import Server
 from agents.servers import Servers
 from agents.state import RunState
-from agents.toolbox import PINS, Pin, Pins, Toolbox
-from agents.tools import Offer, support_offers
+from agents.toolbox import PINS, Pin, Pins
+from agents.tools import support_offers
 from agents.turn import Turn
 from agents.workflows import support
 from agents.workflows.answering import Parts
@@ -194,7 +194,7 @@ NESTED = {
         }
     },
 }  # fmt: skip
-SHIP = Offer(Toolbox.described("post/ship", "read"), {}, NESTED, "Ships <tools> it.")
+SHIP = offering.offer(Pin("post", "ship", "Ships <tools> it.", NESTED), "read", ["[NUMBER_1]"])
 OFFERS = [*support_offers(["[ORDER_1]"], []), SHIP]
 GOOD = use("post/ship", to={"code": "[ORDER_1]"}, days=2, how="sea", notes=["ok"])
 
@@ -216,8 +216,18 @@ def test_a_call_is_read_by_the_tools_own_schema_and_fits_the_grammar() -> None:
 
 def test_the_engines_grammar_takes_the_schema() -> None:
     xgrammar = pytest.importorskip("xgrammar")
+    testing = pytest.importorskip("xgrammar.testing")
     grammar = xgrammar.Grammar.from_json_schema(json.dumps(schema(OFFERS)))
-    assert "post/ship" in str(grammar)
+
+    def takes(*each: dict[str, Any]) -> bool:
+        return bool(testing._is_grammar_accept_string(grammar, steps(*each)))
+
+    assert takes(GOOD, REPLY)
+    named = {**GOOD["arguments"], "days": "[NUMBER_1]"}
+    assert takes(use("post/ship", **named), REPLY)
+    assert not takes(use("post/ship", **{**named, "days": "[NUMBER_9]"}), REPLY)
+    assert not takes(use("post/steal", **named), REPLY)
+    assert not takes({"tool": "post/ship", "to": "x"}, REPLY)
 
 
 @pytest.mark.parametrize(
@@ -252,10 +262,27 @@ def test_a_schema_that_refers_elsewhere_is_not_offered() -> None:
 
 
 def test_values_stand_in_place_of_references_in_texts_and_not_in_keys() -> None:
-    given = {"[A]": ["[A]", {"x": "to [A]"}, 3, None, True]}
-    assert rendered(given, lambda text: text.replace("[A]", "7")) == {
-        "[A]": ["7", {"x": "to 7"}, 3, None, True]
+    values = {"[NUMBER_1]": "12", "[NUMBER_2]": "1,024"}
+
+    def render(text: str) -> str:
+        for reference, value in values.items():
+            text = text.replace(reference, value)
+        return text
+
+    def written(days: Any, code: str = "x") -> dict[str, Any]:
+        call = use("post/ship", to={"code": code}, days=days)
+        return parse(steps(call, REPLY), OFFERS, render).steps[0].filled
+
+    assert written("[NUMBER_1]", "at [NUMBER_1]") == {"to": {"code": "at 12"}, "days": 12}
+    assert written(3)["days"] == 3
+    free = Pin("s", "t", "", {"type": "object"})
+    given = {"[NUMBER_1]": ["[NUMBER_1]", {"x": 3}, None, True]}
+    assert offering.filled(offering.offer(free, "read"), given, render) == {
+        "[NUMBER_1]": ["12", {"x": 3}, None, True]
     }
+    for days in ("[NUMBER_2]", "12", "[NUMBER_1] days"):  # no plain number, no reference, more
+        with pytest.raises(InvalidInput, match="days"):
+            written(days)
 
 
 # --- governed
