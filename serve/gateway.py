@@ -36,6 +36,7 @@ from serve.routes.mcp import PATH as MCP
 from serve.routes.mcp import McpEndpoint
 from serve.routes.openai import Embed, OpenAIRoutes
 from serve.routes.operations import OperationsRoutes
+from serve.routes.router import RouterRoutes
 from serve.routes.runs import Office, RunRoutes
 from serve.routes.tokens import TokenRoutes
 from serve.routes.usage import UsageRoutes
@@ -96,6 +97,7 @@ def build_app(
         ).routes(),
         TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),
+        *([] if heads is None else [RouterRoutes(heads, catalog, tenant).routes()]),
         *([] if office is None else _agents(office, clock, ids, timeout_s, packs)),
         *(more() for more in extra_routes),
         OperationsRoutes(Readiness(catalog, engines, clock, draining), meter, tellers).routes(),

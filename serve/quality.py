@@ -65,6 +65,17 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """A way to share requests out: what one of them costs on average, USD, and the share of right
+    answers with its interval."""
+
+    price: float
+    quality: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scales:
     """How features are scaled: as on the examples learnt from."""
 
@@ -177,6 +188,17 @@ class QualityHead:
                 return found
             best = max(best, found, key=lambda p: p.quality)
         return best
+
+    def curve(self, prices: Sequence[float]) -> list[Mix]:
+        """What mixes of the models cost and achieve on unseen examples, the cheapest first;
+        `prices` are what a request comes to on each of them."""
+        found: dict[float, Mix] = {}
+        for weight in np.linspace(1, 0, _STEPS):
+            chosen = choose(self._unseen, tuple(prices), float(weight))
+            achieved = _achieved(0.0, float(weight), self._right[np.arange(len(chosen)), chosen])
+            price = float(np.array(prices)[chosen].mean())
+            found[price] = Mix(price, achieved.quality, achieved.low, achieved.high)
+        return [found[price] for price in sorted(found)]
 
 
 def choose(chances: Doubles, prices: Sequence[float], weight: float) -> NDArray[np.intp]:

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,20 @@ class Versions:
             raise DataError(str(self._folder / _CURRENT), f"{text!r:.40}, expected a version")
         return int(text)
 
+    def all(self) -> list[int]:
+        """The versions that there are: each was better than the one before when it was taken."""
+        return sorted(int(p.name) for p in self._folder.glob("*") if p.name.isdecimal())
+
+    def use(self, version: int) -> None:
+        """Take one of them into use again. InvalidInput for another."""
+        if version not in self.all():
+            raise InvalidInput("version", version, f"one of {self.all()}")
+        self._use(version)
+
+    def metrics(self, version: int) -> dict[str, Any]:
+        """What was measured of a version when it was trained."""
+        return dict(QualityHead.load(self._of(version)).metrics)
+
     def head(self) -> QualityHead | None:
         """The head in use."""
         version = self.current()
@@ -78,8 +92,7 @@ class Versions:
         return version - 1
 
     def _taken(self, candidate: Path) -> int:
-        numbers = [int(p.name) for p in self._folder.glob("*") if p.name.isdecimal()]
-        version = max(numbers, default=0) + 1
+        version = max(self.all(), default=0) + 1
         shutil.copytree(candidate, self._of(version))
         self._use(version)
         return version

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -40,6 +40,10 @@ from tests.world import World, connect
 
 async def _embed(texts: list[str]) -> Any:
     return np.ones((len(texts), 384), np.float32)
+
+
+ROUTER: Final = "router"
+"""The folder of quality heads, within that of a world."""
 
 
 class WorldDesk:
@@ -85,7 +89,8 @@ async def gateway(
         ]
         served = await stack.enter_async_context(serving(
             GatewaySection(request_timeout_s=5.0, api_key_sha256=keys), room=64, books=books,
-            embed=_embed, office=office, extra_routes=routes,
+            embed=_embed, office=office, extra_routes=routes, heads=folder / ROUTER,
+            small={"usd_per_mtok_in": 0.1, "usd_per_mtok_out": 0.2},
         ))  # fmt: skip
         yield served.url, world
 

@@ -20,10 +20,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from cluster.settings import AgentsSection, ApprovalsSection
 from serve.keys import digest_of
+from serve.quality_training import train, write
 from tests.fakes import ticket
 from tests.proxies import proxied
 from tests.unit.test_approvals import ASKED, TICKET, pay
-from tests.whole import served
+from tests.unit.test_predicted_routes import _learnt as learnt
+from tests.whole import ROUTER, served
 from tests.world import World
 
 _CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -432,6 +434,57 @@ def test_a_person_takes_a_ticket_answers_it_and_gives_it_back(
     world.connector.said(TICKET, "M-after", "One more thing")
     until(chrome, lambda: shows(chrome, "One more thing"))
     assert chrome.title.startswith("Tickets") and errors(chrome) == []
+
+
+def test_quality_against_cost_is_drawn_and_a_version_taken_into_use(
+    console: tuple[str, World], chrome: Chrome
+) -> None:
+    url, world = console
+    examples, vectors = learnt(100)
+    head, parts = train(examples, vectors)
+    for version in ("1", "2"):
+        write(world.folder / ROUTER / version, parts, head.metrics)
+    (world.folder / ROUTER / "current").write_text("2\n")
+    errors(chrome)
+    opened(chrome, url, "models")
+    until(chrome, lambda: chrome.find_elements(By.CSS_SELECTOR, "svg.curve .line"))
+    assert "Share of right answers from" in str(
+        chrome.find_element(By.CSS_SELECTOR, "svg.curve").get_attribute("aria-label")
+    )
+    button(chrome, "Use version 1")
+    until(chrome, lambda: shows(chrome, "Use version 2"))
+    assert (world.folder / ROUTER / "current").read_text() == "1\n"
+    assert errors(chrome) == []
+
+
+def test_a_run_is_played_back_and_forked(console: tuple[str, World], chrome: Chrome) -> None:
+    url, _ = console
+    denied(url)
+    id = asks(url, "played")
+    httpx.post(f"{url}/v1/approvals/{id}/deny", json={"by": "ann"}).raise_for_status()
+    run = httpx.get(f"{url}/v1/approvals/{id}").json()["run"]
+    opened(chrome, url, f"runs/{run}")
+    until(chrome, lambda: shows(chrome, "Result"))
+    rows = "return document.querySelectorAll('main tbody tr').length"
+    whole = chrome.execute_script(rows)  # type: ignore[no-untyped-call]
+    back = chrome.find_element(By.CSS_SELECTOR, "input[type=range]")
+    back.send_keys(Keys.HOME)
+    until(chrome, lambda: chrome.execute_script(rows) == 1)  # type: ignore[no-untyped-call]
+    assert not shows(chrome, "Result")
+    back.send_keys(Keys.END)
+    until(chrome, lambda: chrome.execute_script(rows) == whole)  # type: ignore[no-untyped-call]
+    button(chrome, "Fork")
+    asked = WebDriverWait(chrome, _WAIT_S).until(lambda c: c.switch_to.alert)
+    asked.send_keys("1")
+    asked.accept()
+    until(chrome, lambda: run not in chrome.current_url and "runs/" in chrome.current_url)
+
+
+def test_the_overview_says_what_needs_a_look(console: tuple[str, World], chrome: Chrome) -> None:
+    url, world = console
+    world.connector._desk.escalate("k-alert", TICKET, "unsure", "...")
+    opened(chrome, url, "overview")
+    until(chrome, lambda: shows(chrome, "Tickets that wait for a person: 1."))
 
 
 def button(chrome: Chrome, label: str) -> None:

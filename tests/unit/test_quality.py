@@ -132,3 +132,26 @@ def test_only_a_better_head_is_taken_into_use_and_the_last_one_comes_back(tmp_pa
     assert versions.rollback() == 1
     with pytest.raises(InvalidInput):
         versions.rollback()
+
+
+def test_the_curve_runs_from_the_cheapest_to_the_dearest_and_quality_rises(
+    head: QualityHead,
+) -> None:
+    curve = head.curve(PRICES)
+    prices, right = [mix.price for mix in curve], [mix.quality for mix in curve]
+    assert prices == sorted(prices) and len(set(prices)) == len(prices) > 3
+    assert right[-1] > right[0] + 0.05
+    assert all(mix.low <= mix.quality <= mix.high for mix in curve)
+
+
+def test_a_version_is_taken_into_use_again(tmp_path: Path) -> None:
+    head, parts = train(*examples(60))
+    for version in ("1", "2"):
+        write(tmp_path / version, parts, head.metrics)
+    versions = Versions(tmp_path)
+    versions.use(2)
+    versions.use(1)
+    assert (versions.current(), versions.all()) == (1, [1, 2])
+    assert versions.metrics(2)["examples"] == 60
+    with pytest.raises(InvalidInput, match=r"one of \[1, 2\]"):
+        versions.use(3)

@@ -1,4 +1,4 @@
-import { events, get, send } from "./api.js";
+import { events, get, post, send } from "./api.js";
 import { choice, field, h, notice, said } from "./dom.js";
 
 const AUTO = ["auto", "auto-fast", "auto-plan"];
@@ -61,7 +61,23 @@ async function answered(model, messages, body, note, signal) {
     body.append(part.choices?.[0]?.delta?.content ?? "");
   }
   draw();
+  note.append(" ", ...opinions(head("request-id") || answer.headers.get("x-request-id")));
   return [...messages, { role: "assistant", content: body.textContent }];
+}
+
+// What a person says of an answer teaches the router.
+function opinions(request) {
+  if (!request) return [];
+  const button = (verdict, label) => h("button", { type: "button", class: "link", onclick: async (event) => {
+    try {
+      await post("/v1/feedback", { request_id: request, verdict });
+      for (const one of event.target.parentNode.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === event.target));
+      notice("Noted.");
+    } catch (error) {
+      notice(error.message);
+    }
+  } }, label);
+  return [button("accepted", "right"), " ", button("rejected", "wrong")];
 }
 
 async function asked(agent, content, body, note, signal) {

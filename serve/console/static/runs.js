@@ -25,8 +25,13 @@ export async function run(place, signal, id) {
   const acts = h("div", { class: "row" });
   const line = h("div", {});
   const link = h("p", { class: "warn", role: "status" });
-  place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), link, facts, acts, line);
+  const back = h("input", { type: "range", min: 1, max: 1, value: 1 });
+  const played = h("div", { class: "row" }, field("Play back, entry by entry", back, true));
+  place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), link, facts, acts, played, line);
   let over = false;
+  let entries = [];
+  let result = null;
+  back.addEventListener("input", () => lines());
 
   const act = (verb, label, tone) => h("button", { type: "button", class: tone, onclick: async () => {
     try {
@@ -38,6 +43,28 @@ export async function run(place, signal, id) {
     }
   } }, label);
 
+  async function fork() {
+    const after = prompt("Go on as a new run from behind event number (a run's first event is 1):", "1");
+    if (!after) return;
+    try {
+      const made = await post(`${path}/fork`, { after: Number(after) });
+      location.hash = `#/runs/${encodeURIComponent(made.id)}`;
+    } catch (error) {
+      notice(error.message);
+    }
+  }
+  function lines() {
+    const upto = Number(back.value);
+    const told = entries.slice(0, upto);
+    const earlier = Math.max(0, told.length - SHOWN);
+    line.replaceChildren(
+      ...(earlier ? [h("p", { class: "soft" }, `${earlier} entries before these are left out here; `, h("code", {}, `mainspring runs show ${id}`), " has all.")] : []),
+      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.slice(earlier).map((e) => [
+        `${e.at.toFixed(2)} s`, e.kind, said(e.name), said(e.state), e.seconds ? seconds(e.seconds) : "", e.usd ? usd(e.usd) : "", said(e.note),
+      ])),
+      ...(result && upto === entries.length ? [h("h2", {}, "Result"), shown(result)] : []),
+    );
+  }
   async function draw() {
     const [state, told] = await Promise.all([get(path, signal), get(`${path}/timeline`, signal)]);
     over = state.status === "ended";
@@ -46,16 +73,14 @@ export async function run(place, signal, id) {
       Began: when(state.created_at), Lasted: state.ended_at ? seconds(state.ended_at - state.created_at) : null, Cost: usd(told.usd),
     }));
     acts.replaceChildren(...(over
-      ? (state.decision === "failed" || state.decision === "cancelled" || state.decision === "escalated" ? [act("retry", "Retry")] : [])
+      ? (state.decision === "failed" || state.decision === "cancelled" || state.decision === "escalated" ? [act("retry", "Retry")] : []).concat(h("button", { type: "button", class: "quiet", onclick: fork }, "Fork"))
       : [state.status === "paused" ? act("resume", "Resume") : act("pause", "Pause", "quiet"), act("cancel", "Cancel", "danger")]));
-    const earlier = Math.max(0, told.data.length - SHOWN);
-    line.replaceChildren(
-      ...(earlier ? [h("p", { class: "soft" }, `${earlier} entries before these are left out here; `, h("code", {}, `mainspring runs show ${id}`), " has all.")] : []),
-      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.data.slice(earlier).map((e) => [
-        `${e.at.toFixed(2)} s`, e.kind, said(e.name), said(e.state), e.seconds ? seconds(e.seconds) : "", e.usd ? usd(e.usd) : "", said(e.note),
-      ])),
-      ...(state.result ? [h("h2", {}, "Result"), shown(state.result)] : []),
-    );
+    const last = Number(back.value) === entries.length; // who plays back is left where they are
+    [entries, result] = [told.data, state.result];
+    back.max = Math.max(1, entries.length);
+    if (last || !back.dataset.drawn) back.value = back.max;
+    back.dataset.drawn = "yes";
+    lines();
   }
   // Events tell that something moved; many at once are one look, and a look that failed is repeated.
   let wanted = false;
