@@ -13,6 +13,7 @@ covered: hosts on machines that do not share the data folder, which see no pins 
 amounts and dates, which a tool gets as the ticket writes them.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,8 @@ async def for_turn(
     if servers is not None and servers.serves(turn.run.workflow):
 
         async def choose() -> dict[str, Any]:
-            return servers.chosen(turn.run.workflow, text)
+            # A thousand tools are read and searched in tens of milliseconds: not in the loop.
+            return await asyncio.to_thread(servers.chosen, turn.run.workflow, text)
 
         return offers(await turn.phase(PHASE, choose), numbers)
     return offers(turn.run.phases.get(PHASE, {"tools": []}), numbers)
