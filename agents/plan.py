@@ -138,6 +138,17 @@ def _parse_call(where: str, offer: Offer, given: dict[str, Any], render: Render)
     args = given.get("arguments")
     if set(given) != {"arguments"} or not isinstance(args, dict):
         raise InvalidInput(where, sorted(given), "the argument arguments, an object")
+    if not _is_finite(args):
+        raise InvalidInput(f"{where}.arguments", "NaN or Infinity", "numbers that JSON knows")
     whole = filled(offer, args, render)
     require_fit(f"{where}.arguments", whole, offer.schema or {})
     return Step(offer.tool.name, args, whole)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a journal could hold it: Python reads NaN, and 1e999 as Infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agents import offering
@@ -252,6 +254,47 @@ def test_a_call_that_does_not_fit_is_no_plan(step: dict[str, Any], field: str) -
     with pytest.raises(InvalidInput) as raised:
         parse(steps(step, REPLY), OFFERS)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e999"])
+def test_a_number_that_json_does_not_know_is_no_argument(number: str) -> None:
+    any_number = {"type": "object", "properties": {"x": {"type": "number"}}}
+    offers = [*OFFERS, offering.offer(Pin("s", "t", "", any_number), "read")]
+    text = steps(use("s/t", x=1.5), REPLY)
+    assert parse(text, offers).steps[0].filled == {"x": 1.5}
+    with pytest.raises(InvalidInput, match="numbers that JSON knows"):
+        parse(text.replace("1.5", number), offers)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats()
+    | st.sampled_from(["post/ship", "reply", "[NUMBER_1]", "[ORDER_1]", "air", "x", "bcc"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["code", "to", "days", "how", "notes", "x"]), inner),
+    max_leaves=8,
+)  # fmt: skip
+CALL = st.fixed_dictionaries(
+    {"tool": st.sampled_from(["post/ship", "post/steal", "reply"])},
+    optional={
+        "arguments": JSON
+        | st.fixed_dictionaries(
+            {"to": st.just({"code": "x"}) | JSON, "days": st.just(2) | JSON},
+            optional={"how": JSON, "x": JSON},
+        ),
+        "to": JSON,
+    },
+)
+
+
+@given(calls=st.lists(CALL, max_size=3))
+def test_whatever_is_planned_only_what_was_offered_and_fits_is_called(calls: list[Any]) -> None:
+    try:
+        plan = parse(steps(*calls, REPLY), OFFERS)
+    except InvalidInput:
+        return
+    for step in plan.steps[:-1]:
+        assert step.tool == "post/ship"
+        Draft202012Validator(NESTED).validate(step.filled)
 
 
 def test_a_schema_that_refers_elsewhere_is_not_offered() -> None:
