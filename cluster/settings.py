@@ -177,6 +177,9 @@ class OutsideSection(Section):
     usd_per_mtok_out: float = Field(ge=0)
     max_model_len: int = Field(8192, ge=128)
     at_once: int = Field(8, ge=1, description="requests there at the same time")
+    names_by: str = Field(
+        "", description="one of our models, which looks for names and addresses first"
+    )
 
 
 class EncoderSection(Section):
@@ -524,6 +527,11 @@ class Settings(BaseSettings):
             raise ValueError(f"models: {reserved} clash with the routing names auto...")
         if away := [m.id for m in self.models if m.tier == "outside"]:
             raise ValueError(f"models: {away} are at another house: list them under outside")
+        for place in self.outside:
+            if place.names_by and place.names_by not in [m.id for m in self.models]:
+                raise ValueError(
+                    f"outside.{place.id}.names_by: {place.names_by!r}; expected one of our models"
+                )
         if missing := {"planner", "routine"} - {m.tier for m in self.models}:
             raise ValueError(f"models: no model has tier {sorted(missing)}")
         return self

@@ -2,10 +2,11 @@
 
 Off unless the settings name one (`outside`). Even then a request goes out only for a tenant that
 has consented, when the client names the model, or says `auto` while none of our own engines is
-alive or has room. What is personal is taken out of it first and put back into the answer
-(`agents/pii.py`: what its detector finds, without an account to know names from), and all that goes
-there together is held to a budget of the address's own, beside the caller's. Chat completions of
-text only: what else a message may hold, and fields that are vLLM's own, stay here.
+alive or has room. What is personal is taken out of it first and put back into the answer:
+`agents/pii.py` says what is found, without an account to know names from; `serve/naming.py` what
+a model of ours reads as names where the settings name one. All that goes there together is held to
+a budget of the address's own, beside the caller's. Chat completions of text only: what else a
+message may hold, and fields that are vLLM's own, stay here.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from serve.budgets import UNLIMITED, BudgetExceeded, Caller, worst_case
 from serve.calls import CHAT_PATH, Answer, Call, Engines
 from serve.circuits import Circuits
 from serve.metering import Meter
+from serve.naming import Naming
 from serve.routing import Load, Route
 from serve.schemas import encode
 from serve.wire import Failed, Hung, Reply, Wire
@@ -116,8 +118,12 @@ class Outside:
 
     async def _ask(self, place: _Place, call: Call) -> Answer:
         name = place.section.id
-        vault = Vault(more=self._more)
-        if self._more:  # milliseconds for each text: not in the event loop
+        more = list(self._more)
+        if place.section.names_by and call.path == CHAT_PATH:
+            naming = Naming(self._inner, place.section.names_by, self._clock)
+            more.append(await naming.detector(call))
+        vault = Vault(more=more)
+        if more:  # milliseconds for each text: not in the event loop
             payload = await asyncio.to_thread(outgoing, call, place.section.model, vault)
         else:
             payload = outgoing(call, place.section.model, vault)

@@ -202,3 +202,72 @@ def test_settings_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="list them under outside"):
         Settings.model_validate({"models": [model]})
+
+
+# --- names that a model of ours reads
+
+PEOPLE = "Tell Priya Nair of 4 Elm Row that Jonas is late."
+
+
+def reader(**told: Any) -> Any:
+    """An engine that lists these as JSON."""
+
+    async def reads(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        content = told["text"] if "text" in told else json.dumps(told)
+        choice = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        return web.json_response({"choices": [choice], "usage": usage})
+
+    return reads
+
+
+async def test_names_that_our_model_reads_do_not_go_there_and_come_back() -> None:
+    async with _serving(names_by="small") as (stack, far):
+        far.behave = _echo
+        names = ["Priya Nair", "Jonas", "Nobody Else", "P", ""]
+        stack.small.behave = reader(names=names, addresses=["4 Elm Row"])
+        said = [{"role": "user", "content": PEOPLE}]
+        status, answer, _ = await stack.chat(model="away", messages=said)
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, PEOPLE)
+        (sent,) = far.seen
+        told = sent["messages"][0]["content"]
+        assert told == "Tell [NAME_1] of [ADDRESS_1] that [NAME_2] is late."
+        (asked,) = stack.small.seen
+        assert asked["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    "told", [{"text": "I will not"}, {"names": ["Priya"]}, {"names": 7, "addresses": []}]
+)
+async def test_without_what_our_model_says_nothing_goes_there(told: dict[str, Any]) -> None:
+    async with _serving(names_by="small") as (stack, far):
+        stack.small.behave = reader(**told)
+        assert (await stack.chat(model="away", messages=SAYS))[0] == 503
+        stack.replicas.clear()
+        assert (await stack.chat(model="away", messages=SAYS))[0] == 503
+        assert far.seen == []
+
+
+async def test_a_name_across_the_cut_of_a_long_text_is_found() -> None:
+    async with _serving(names_by="small") as (stack, far):
+        far.behave = _echo
+        stack.small.behave = reader(names=["Priya Nair"], addresses=[])
+        long = "x " * 745 + "Priya Nair" + " y" * 800
+        await stack.chat(model="away", messages=[{"role": "user", "content": long}])
+        assert "Priya" not in json.dumps(far.seen) and len(stack.small.seen) == 3
+        status, _, _ = await stack.chat(
+            model="away", messages=[{"role": "user", "content": "x " * 20_000}]
+        )
+        assert (status, len(far.seen)) == (503, 1)
+
+
+def test_who_looks_for_names_is_one_of_ours() -> None:
+    given = {
+        "models": [
+            {"id": t, "tier": t, "source": "x", "usd_per_mtok_in": 0, "usd_per_mtok_out": 0}
+            for t in ("planner", "routine")
+        ],
+        "outside": [_section("http://far", names_by="nobody").model_dump()],
+    }
+    with pytest.raises(ValueError, match=r"outside.away.names_by: 'nobody'"):
+        Settings.model_validate(given)
