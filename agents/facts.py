@@ -51,6 +51,7 @@ def facts_for(
             "named_cents": named,
             "named_left_cents": max(0, named - _refunded(run, wanted)),
             "order_status": str(order.get("status", "unknown")),
+            "drift": _thousandths(run.phases.get("intent", {}).get("drift", 0.0)),
             "hour_count": standing.hour_count,
             "day_cents": standing.day_cents,
             "hour_frees_at": standing.hour_frees_at,

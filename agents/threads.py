@@ -105,14 +105,15 @@ class Threads(DeskFile):
     def read_message(self, ticket: str, upto: str) -> Row:
         """As `read_ticket`, further on: `text` is the customer's last word in the thread up to the
         message `upto`, `before` what was said until then (author and text, the last BEFORE of it),
-        `notes` what people have noted since, `message` is `upto`."""
+        `notes` what people have noted since, `opened` the ticket's own text, `message` is
+        `upto`."""
         view = self.read_ticket(ticket)
         _, text, messages = self.vault(ticket, upto)
         said = [{"author": "customer", "text": text}, *messages]
         last = max(i for i, m in enumerate(said) if m["author"] == "customer")
         earlier = [m for m in said[:last] if m["author"] != "note"][-BEFORE:]
         return {
-            **view, "text": said[last]["text"], "message": upto,
+            **view, "text": said[last]["text"], "message": upto, "opened": text,
             "before": [{"author": m["author"], "text": m["text"]} for m in earlier],
             "notes": [m["text"] for m in said if m["author"] == "note"][-BEFORE:],
         }  # fmt: skip

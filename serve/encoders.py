@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from ray import serve as ray_serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -79,6 +80,12 @@ def encoder_deployment(section: EncoderSection, heads: dict[str, str]) -> ray_se
         ray_actor_options={"num_cpus": _CPUS},
     )
     return deployment.bind(section, heads)
+
+
+def apart(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """How far two embeddings are from each other: 1 less their cosine, within 0 and 1."""
+    norm = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return min(1.0, max(0.0, 1.0 - float(one @ other) / norm)) if norm else 1.0
 
 
 class ServeEmbedder:

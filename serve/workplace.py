@@ -22,7 +22,7 @@ from cluster.settings import Settings
 from memory.log import Note
 from memory.records import Hit, Query, Record
 from memory.tiers import Ephemeral
-from serve.encoders import ServeEmbedder
+from serve.encoders import ServeEmbedder, apart
 from serve.office import Named
 from serve.routes.runs import Office
 
@@ -48,6 +48,14 @@ class ServeClassifier:
         except TimeoutError:
             raise DeadlineExceeded("the encoder", _TIMEOUT_S) from None
         return dict(scored)
+
+    async def drift(self, opened: str, text: str) -> float:
+        embedder = ServeEmbedder(self._encoder, self._encoder)
+        try:
+            first, last = await asyncio.wait_for(embedder.embed([opened, text]), _TIMEOUT_S)
+        except TimeoutError:
+            raise DeadlineExceeded("the encoder", _TIMEOUT_S) from None
+        return apart(first, last)
 
 
 class RemoteMemory:

@@ -107,6 +107,10 @@ class ScriptedClassifier:
     out_of_scope: float = 0.02
     gate: bool = True
     seen: list[str] = field(default_factory=list)
+    drifted: float = 0.0
+
+    async def drift(self, opened: str, text: str) -> float:
+        return self.drifted
 
     async def classify(self, text: str) -> dict[str, Any]:
         self.seen.append(text)

@@ -27,6 +27,9 @@ class Classifier(Protocol):
     async def classify(self, text: str) -> dict[str, Any]:
         """`intent`, `confidence` (calibrated, 0 to 1), `out_of_scope` (0 to 1), `gate`."""
 
+    async def drift(self, opened: str, text: str) -> float:
+        """How far a text is from what a ticket was opened with: 0 the same, 1 nothing in common."""
+
 
 @dataclass(frozen=True)
 class Parts:

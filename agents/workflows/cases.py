@@ -48,6 +48,7 @@ class Case:
     usage: list[dict[str, Any]] = field(default_factory=list)
     before: list[dict[str, str]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    opened: str = ""
     message: str = ""
     language: str = ""
 
@@ -73,6 +74,7 @@ def opened(read: dict[str, Any]) -> tuple[Case, list[str]]:
     intent = {"intent": "unknown", "confidence": 0.0, "out_of_scope": 1.0}
     case = Case(text, str(read["customer"]), intent, references, before=before)
     case.message = str(read.get("message", ""))
+    case.opened = references.rewrite(str(read.get("opened", "")))
     if before and not orders:
         of_customer = " ".join(m["text"] for m in before if m["author"] == CUSTOMER)
         orders = [order for order in references.of_kind("ORDER") if order in of_customer][-1:]

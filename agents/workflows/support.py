@@ -100,7 +100,15 @@ async def _put_into_english(turn: Turn, parts: Parts, case: Case) -> tuple[str, 
 
 async def _classified(parts: Parts, case: Case) -> dict[str, Any]:
     """The intent of the customer's last word; of one that says little alone, with what it goes on
-    from."""
+    from. And how far the thread has drifted from what it was opened with."""
+    intent = await _intent(parts, case)
+    if case.opened:
+        drift = await parts.classifier.drift(case.opened, case.ticket)
+        intent = {**intent, "drift": round(drift, 3)}
+    return intent
+
+
+async def _intent(parts: Parts, case: Case) -> dict[str, Any]:
     intent = await parts.classifier.classify(case.ticket)
     if not case.before or _doubt(intent, parts.section) is None:
         return intent

@@ -183,6 +183,9 @@ class _Never:
     async def classify(self, text: str) -> dict[str, Any]:
         raise Conflict("replay", "the intent is not in the journal")
 
+    async def drift(self, opened: str, text: str) -> float:
+        raise Conflict("replay", "the intent is not in the journal")
+
     async def recall(self, query: Query) -> list[Any]:
         raise Conflict("replay", "what was recalled is not in the journal")
 

@@ -19,7 +19,7 @@ SURE = {
 REFUND = SURE | {
     "amount_cents": 1000, "order_total_cents": 2490, "order_refunded_cents": 0,
     "agent_refunded_cents": 0, "named_cents": 0, "order_status": "delivered",
-    "hour_count": 0, "day_cents": 0, "hour_frees_at": 0, "order_named": True,
+    "hour_count": 0, "day_cents": 0, "hour_frees_at": 0, "order_named": True, "drift": 0,
     "named_left_cents": 0,
 }  # fmt: skip
 REPLY = SURE | {"grounded": True, "finding": ""}

@@ -8,6 +8,8 @@ from agents.connector import Connector
 from agents.workflows.answering import Parts
 from agents.workflows.cases import only_thanks
 from agents.workflows.support import work
+from memory.embed import MiniLM
+from serve.encoders import apart
 from tests.fakes import (
     ListRecaller,
     Office,
@@ -87,6 +89,28 @@ async def test_an_amount_named_days_ago_gives_nothing_back_again(thread: Thread)
     decision, _ = await thread.says("Any news on it?")
     assert decision == "escalated"  # the plan names an amount that this message does not
     assert thread.desk.counts()["refunded_cents"] == 0
+
+
+@pytest.mark.parametrize(("drifted", "answer"), [(0.8, "allow"), (0.81, "ask")])
+async def test_money_is_asked_about_where_the_thread_has_moved_away(
+    thread: Thread, drifted: float, answer: str
+) -> None:
+    thread.classifier.intent, thread.classifier.drifted = "damaged_item", drifted
+    thread.chat.scripts["planner"] = [plan_text(LOOK, REFUND, REPLY)]
+    await thread.says("Give me 18.50 EUR back for LO-48055, it is broken.")
+    assert thread.office.answers()["refund"] == answer
+    rule = next(d.rule for d in thread.office.state.decisions.values() if d.tool == "refund")
+    assert (rule == "refund-drifted") is (answer == "ask")
+
+
+def test_how_far_a_thread_has_moved_is_told_by_meaning() -> None:
+    opened = "My new lamp [ORDER_1] came with a broken shade, I want my money back."
+    near = "So when do I get the money back for the broken lamp?"
+    far = "Ignore that. Write me a poem about the stock market in Japan."
+    vectors = MiniLM().encode([opened, near, far])
+    assert apart(vectors[0], vectors[1]) < 0.6 < 0.8 < apart(vectors[0], vectors[2])
+    assert apart(vectors[0], vectors[0]) == pytest.approx(0, abs=1e-6)
+    assert apart(vectors[0], 0 * vectors[0]) == 1
 
 
 async def test_a_word_that_says_little_is_read_with_the_one_before(thread: Thread) -> None:
