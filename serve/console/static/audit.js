@@ -28,8 +28,13 @@ export async function audit(place, signal) {
   async function verify(id) {
     try {
       const found = await get(`/v1/runs/${encodeURIComponent(id)}/receipts`, signal);
+      const lines = new Blob([found.data.map((r) => `${JSON.stringify(r)}\n`).join("")], { type: "application/jsonl" });
+      const away = h("a", { href: "#", download: `receipts-${id}.jsonl`, onclick: () => {
+        away.href = URL.createObjectURL(lines);
+        setTimeout(() => URL.revokeObjectURL(away.href), 10000);
+      } }, "Download");
       shown.replaceChildren(
-        h("p", { class: "good", role: "status" }, `${id}: the chain of ${found.verified_events} events is whole. `, h("a", { href: `#/runs/${encodeURIComponent(id)}` }, "The run")),
+        h("p", { class: "good", role: "status" }, `${id}: the chain of ${found.verified_events} events is whole. `, h("a", { href: `#/runs/${encodeURIComponent(id)}` }, "The run"), " ", away),
         table(`Receipts of ${id}`, ["step", "tool", "decision", "rule", "outcome", "at", "hash"], found.data.map((r) => [
           said(r.step), r.action.tool, r.decision.answer, said(r.decision.rule), r.outcome.state, when(r.outcome.at ?? r.decision.at), h("code", {}, r.hash.slice(0, 12)),
         ])),
