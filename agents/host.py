@@ -28,6 +28,8 @@ from cluster.ids import SystemClock
 from cluster.session import NAMESPACE, actor
 
 Workflow = Callable[[Turn], Awaitable[None]]
+log = telemetry.logger("host")
+
 _MAX_AGENTS: Final = 10_000
 IDLE_S: Final = 300.0
 
@@ -124,13 +126,17 @@ class AgentHost:
         async with lock:
             agent = await self.agent(owner, *key)
             billed, named = on_behalf.set(_payer(run)), telemetry.run_id.set(run.run_id)
+            began = self._clock.monotonic()
             try:
                 with _traced(run) as span:
                     try:
                         await workflow(Turn(run, epoch, agent, office, self._clock, spec))
                     except Suspended:
                         span.set(mainspring__suspended=True)
+                        log.info("%s waits", run.workflow)
                         return
+                    seconds = self._clock.monotonic() - began
+                    log.info("%s worked in %.2f s", run.workflow, seconds)
             finally:
                 on_behalf.reset(billed)
                 telemetry.run_id.reset(named)

@@ -104,6 +104,7 @@ class Orchestrator(PeopleOffice, AgentOffice, ListOffice):
         self._journal = make_journal()
         self._registry = Registry(self._journal, self._clock)
         self._packs = packs()
+        self._read_policy = policy
         self._policy = policy()
         self._section = section
         self._thresholds = thresholds
@@ -385,6 +386,11 @@ class Orchestrator(PeopleOffice, AgentOffice, ListOffice):
             self._metrics.ended(state)
         if state.ended is not None and state.options.parent:
             self._recovery.look(state.options.parent)
+
+    async def read_policy(self) -> None:
+        """Decide by the policy as its files have it now. ConfigError, and nothing changes, when it
+        is wrong."""
+        self._policy = await asyncio.to_thread(self._read_policy)
 
     async def _decide(self, state: RunState, step: Step, settled: Collection[str]) -> Decision:
         agent = await self._runs.agent(state.tenant, state.agent)

@@ -22,6 +22,7 @@ from typing import Any, Final
 import aiohttp
 import uvicorn
 
+from benchmarks import rolling
 from benchmarks.report import Figure, write
 from cluster.environment import prepare
 from cluster.ids import SystemClock, SystemIds, new_secret
@@ -67,7 +68,10 @@ def main() -> int:
     """Run, print the table, write the JSON; status 1 when STRICT=1 and a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.autoscale")
     parser.add_argument("--cycles", type=int, default=10)
+    parser.add_argument("--rolling", action="store_true", help="replace everything under load")
     given = parser.parse_args()
+    if given.rolling:
+        return rolling.measured(rolling.ROUNDS, rolling.AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="as-", ignore_cleanup_errors=True) as made:
         folder = Path(made)
         prepare(folder, SystemIds().new("stack"), {})

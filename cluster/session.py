@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from cluster.environment import STACK_VARIABLE
-from cluster.errors import MainspringError, Unavailable
+from cluster.errors import DeadlineExceeded, MainspringError, Unavailable
 from cluster.settings import RaySection
 
 NAMESPACE: Final = "mainspring"
@@ -72,6 +72,20 @@ def actor(name: str) -> Any:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         raise Unavailable(f"actor {name}", "it is not running", retry_after=1.0) from None
+
+
+def end_actor(name: str, limit_s: float = 30.0) -> None:
+    """End a named actor for good, and return when its name is free; quietly when there is none.
+    DeadlineExceeded when that takes longer."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+        except ValueError:
+            return
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"the end of actor {name}", limit_s)
+        time.sleep(0.1)
 
 
 def own(error: Exception) -> Exception:

@@ -37,7 +37,7 @@ from agents.toolbox import PINS
 from cluster.errors import DeadlineExceeded, Unavailable
 from cluster.ids import SystemClock, SystemIds, new_secret
 from cluster.provenance import told
-from cluster.session import NAMESPACE, Session, start
+from cluster.session import NAMESPACE, Session, end_actor, start
 from cluster.settings import Settings, infra_path
 from memory.service import Memory
 from serve.bulk.actor import NAME as BULK
@@ -57,6 +57,7 @@ from serve.routes.files import FILES_PATH, FORM_BYTES, UPLOAD_S
 from serve.routes.memory import memory_routes
 from serve.routes.settings import settings_routes
 from serve.routes.tickets import ticket_routes
+from serve.scaling import NAME as SCALER
 from serve.scaling import start_scaler
 from serve.swap import NAME as SWAPPER
 from serve.swap import Swapper
@@ -68,6 +69,10 @@ SERVERS: Final = "servers"
 MEMORY: Final = "memory"
 READY_TIMEOUT_S: Final = 600.0
 _APP: Final = "mainspring"
+_COMMON: Final[dict[str, Any]] = {
+    "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": 0,
+    "lifetime": "detached",
+}  # fmt: skip
 
 Progress = Callable[[str], None]
 
@@ -136,10 +141,34 @@ def names(settings: Settings) -> Names:
     return Names(CONNECTOR, hosts, orchestrator_names(settings.agents.orchestrators), SERVERS)
 
 
+def apply(stack: Stack, settings: Settings) -> None:
+    """Have a running stack take up settings that differ in what it can take up; see
+    `serve/reloading.py`. ConfigError, and nothing is changed, when the policy is wrong."""
+    old, agents = stack.settings, settings.agents
+    policy(infra_path("policy", agents.policy), agents.packs)
+    if settings.autoscale != old.autoscale:
+        end_actor(SCALER)
+        start_scaler(settings.models, settings.autoscale, DIRECTORY, SystemClock())
+    if settings.batches != old.batches:
+        end_actor(BULK)
+        _start_bulk(settings, stack.key)
+    for name in names(settings).orchestrators:
+        ray.get(ray.get_actor(name, namespace=NAMESPACE).read_policy.remote())
+    if settings != old:
+        ray_serve.run_many([_gateway(settings, stack.key)])
+    stack.settings = settings
+
+
 def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
     """Hand everything but the engines to Serve."""
     encoder = encoder_deployment(settings.encoder, {n: str(p) for n, p in heads.items()})
     targets = [ray_serve.RunTarget(encoder, name=ENCODER, route_prefix=None)]
+    targets.append(_gateway(settings, secret))
+    ray_serve.run_many(targets, wait_for_applications_running=False)
+
+
+def _gateway(settings: Settings, secret: str) -> Any:
+    """The gateways, for Serve."""
     office = Named(orchestrator_names(settings.agents.orchestrators), "the orchestrator")
     remembered = Named((MEMORY,), "memory")
     data_dir = settings.data_dir.resolve()
@@ -174,34 +203,26 @@ def _deploy(settings: Settings, heads: dict[str, Path], secret: str) -> None:
         pii=settings.agents.pii,
     )
     gateway = gateway_application(settings.gateway, settings.models, around)
-    targets.append(ray_serve.RunTarget(gateway, name=_APP, route_prefix="/"))
-    ray_serve.run_many(targets, wait_for_applications_running=False)
+    return ray_serve.RunTarget(gateway, name=_APP, route_prefix="/")
 
 
 def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     """Named actors that restart by themselves. No call of theirs is repeated by Ray: what may be
     done again is for the orchestrator to know."""
-    common: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "num_cpus": 0,
-        "max_restarts": -1,
-        "max_task_retries": 0,
-        "lifetime": "detached",
-    }
     data_dir = settings.data_dir.resolve()
     clock = SystemClock()
-    ray.remote(Memory).options(name=MEMORY, max_concurrency=16, **common).remote(
+    ray.remote(Memory).options(name=MEMORY, max_concurrency=16, **_COMMON).remote(
         settings.memory, data_dir, ServeEmbedder(ENCODER, ENCODER), clock
     )
     ensure(data_dir / KEYS)
-    ray.remote(Connector).options(name=CONNECTOR, max_concurrency=8, **common).remote(
+    ray.remote(Connector).options(name=CONNECTOR, max_concurrency=8, **_COMMON).remote(
         data_dir / "desk.db",
         infra_path("", settings.support.desk),
         functools.partial(guard, data_dir),
         settings.agents.pii,
     )
     if settings.agents.servers:
-        ray.remote(Servers).options(name=SERVERS, max_concurrency=8, **common).remote(
+        ray.remote(Servers).options(name=SERVERS, max_concurrency=8, **_COMMON).remote(
             settings.agents.servers,
             data_dir / PINS,
             functools.partial(server_guard, data_dir),
@@ -211,28 +232,15 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
     spawn = functools.partial(start_host, workflows, settings.agents.idle_s)
     for name in names(settings).hosts:
         spawn(name)
-    ray.remote(Bulk).options(name=BULK, max_concurrency=16, **common).remote(
-        settings.batches,
-        data_dir,
-        f"http://127.0.0.1:{settings.gateway.port}",
-        wiring.secret,
-        settings.gateway.request_timeout_s,
-        {
-            "model": Catalog(settings.models).names(),
-            "workflow": (*WORKFLOWS, *settings.agents.packs_by_name),
-        },
-        DIRECTORY,
-        MEMORY,
-        settings.agents.packs,
-    )
+    _start_bulk(settings, wiring.secret)
     # Two at once, so that a second swap is refused and does not wait for the first.
-    ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **common).remote(
+    ray.remote(Swapper).options(name=SWAPPER, max_concurrency=2, **_COMMON).remote(
         settings.models, home.resolve(), wiring
     )
     packs = settings.agents.packs
     desks = functools.partial(start_desk, settings.agents.packs_by_name, data_dir)
     for number, name in enumerate(names(settings).orchestrators):
-        ray.remote(Orchestrator).options(name=name, max_concurrency=1000, **common).remote(
+        ray.remote(Orchestrator).options(name=name, max_concurrency=1000, **_COMMON).remote(
             functools.partial(SqlJournal, settings.journal.url, data_dir, clock, SystemIds()),
             functools.partial(policy, infra_path("policy", settings.agents.policy), packs),
             functools.partial(mint, data_dir, settings.agents.intent_s),
@@ -245,6 +253,19 @@ def _start_actors(settings: Settings, home: Path, wiring: Wiring) -> None:
             packs=functools.partial(load, packs),
             desks=desks,
         )
+
+
+def _start_bulk(settings: Settings, secret: str) -> None:
+    """Who works on batches."""
+    ray.remote(Bulk).options(name=BULK, max_concurrency=16, **_COMMON).remote(
+        settings.batches, settings.data_dir.resolve(),
+        f"http://127.0.0.1:{settings.gateway.port}", secret, settings.gateway.request_timeout_s,
+        {
+            "model": Catalog(settings.models).names(),
+            "workflow": (*WORKFLOWS, *settings.agents.packs_by_name),
+        },
+        DIRECTORY, MEMORY, settings.agents.packs,
+    )  # fmt: skip
 
 
 def _wait_for_applications(progress: Progress) -> None:

@@ -75,7 +75,7 @@ def up(profile: str | None = PROFILE) -> None:
     with _interruptible(), stack_of as stack:
         _say(f"serving at {stack.url}/v1 (ready in {stack.phases['total']:.0f} s)")
         _say(f"console at {stack.url}/console")
-        lifecycle.wait_for_interrupt()
+        lifecycle.serve_on(stack, settings.data_dir, lambda: load(profile), _say)
 
 
 @app.command()
@@ -113,7 +113,9 @@ def demo(
         demos.finished(own)
         if not exit:
             _show_approval(asked, own)
-            _serve_on(stack)
+            _show_addresses(stack)
+            home = settings.data_dir
+            lifecycle.serve_on(stack, home, lambda: demos.own_settings(load(profile)), _say)
 
 
 @app.command()
@@ -231,9 +233,7 @@ def _show_approval(asked: Any, settings: Settings) -> None:
         console.print(f"  {variable} mainspring approvals {words}", markup=False)
 
 
-def _serve_on(stack: Any) -> None:
-    from serve.lifecycle import wait_for_interrupt
-
+def _show_addresses(stack: Any) -> None:
     url = stack.url
     json_header = "-H 'content-type: application/json'"
     console.print(f"\nserving at {url}/v1, console at {url}/console, until Ctrl-C; try:")
@@ -245,7 +245,6 @@ def _serve_on(stack: Any) -> None:
         '\'{"model": "minilm", "input": "where is my order"}\'',
     ):
         console.print(f"  {line}", markup=False)
-    wait_for_interrupt()
 
 
 @contextlib.contextmanager

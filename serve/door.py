@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from cluster import tracing
 from cluster.errors import MainspringError, Unavailable
 from cluster.ids import Ids
-from cluster.telemetry import logger, request_id
+from cluster.telemetry import logger, request_id, run_id
 from serve.callers import PRINCIPAL
 from serve.clients import ClientGone
 from serve.console import is_console
@@ -42,6 +42,7 @@ _WORK_PATHS: Final = frozenset(
     )
 )
 OPEN_PATHS: Final = frozenset({"/healthz"})
+_REFUSED: Final = 400
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -136,7 +137,7 @@ class Door:
         given = headers.get(b"x-request-id", "")
         name = given if _REQUEST_ID.fullmatch(given) else self._ids.new("req")
         scope["mainspring.request_id"] = name
-        token = request_id.set(name)
+        token, run = request_id.set(name), run_id.set(_run_of(headers))
         reply = _Reply(send, name if self._names_answers else None)
         parent = headers.get(tracing.HEADER.encode(), "")
         try:
@@ -144,8 +145,11 @@ class Door:
                 span.set(mainspring__request_id=name, http__request__method=scope["method"])
                 await self._answered(scope, headers, receive, reply)
                 span.set(http__response__status_code=reply.status)
+                if (reply.status or 0) >= _REFUSED:  # the ledger has a row for each of the others
+                    log.info("%s: %d", _shown(scope), reply.status)
         finally:
             request_id.reset(token)
+            run_id.reset(run)
 
     async def _answered(
         self, scope: Scope, headers: dict[bytes, str], receive: Receive, reply: "_Reply"
@@ -188,6 +192,12 @@ def _begins_work(scope: Scope) -> bool:
 def _shown(scope: Scope) -> str:
     """The method and the path's first parts, which hold no ids."""
     return f"{scope['method']} {'/'.join(scope['path'].split('/')[:3])}"
+
+
+def _run_of(headers: Mapping[bytes, str]) -> str:
+    """The run that an agent's request names, for the log."""
+    given = headers.get(b"x-mainspring-run", "")
+    return given if _REQUEST_ID.fullmatch(given) else "-"
 
 
 def _bounded(receive: Receive, limit: BodyLimit) -> Receive:

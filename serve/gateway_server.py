@@ -43,6 +43,7 @@ from serve.watch import Watch
 log = logger("gateway")
 
 TURN_S: Final = 0.001
+_AFTER_REQUESTS_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ def gateway_application(
         num_replicas=section.replicas,
         max_ongoing_requests=section.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
+        # One that is replaced answers what it has begun: Serve's 20 s would cut longer streams.
+        graceful_shutdown_timeout_s=section.request_timeout_s + _AFTER_REQUESTS_S,
         # The ledger has a row for every request: Serve's line for each is work without a reader.
         logging_config={"enable_access_log": False},
     )

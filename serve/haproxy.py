@@ -2,11 +2,13 @@
 
 HAProxy as Ray starts it opens its statistics and metrics to every interface, outlives a Ray that is
 killed, and splices requests: a spliced connection does not show HAProxy that its client has left
-before the answer begins, and the engine works on for nobody. None of these can be set, so Ray is
-pointed at a small program in place of the binary: it moves those two to loopback and takes out the
-splicing of requests in the configuration that Ray has just written, asks the kernel to end the
-process with its parent, and then becomes the real binary, under the same process id and with the
-same arguments.
+before the answer begins, and the engine works on for nobody. When gateways are replaced, a process
+with the old list of them goes on for the streams that it has, and the next request on such a
+connection would find none of them: a connection ends with its stream. None of these can be set, so
+Ray is pointed at a small program in place of the binary: it moves those two to loopback, takes out
+the splicing of requests and closes after streams in the configuration that Ray has just written,
+asks the kernel to end the process with its parent, and then becomes the real binary, under the same
+process id and with the same arguments.
 
 The settings are environment variables that Ray reads once: they must be set before Ray is imported,
 on every node that runs a proxy.
@@ -44,6 +46,12 @@ def narrow(path):
         text = file.read()
     narrowed = re.sub(rf"(?m)^(\\s*bind )\\*?:({{PORTS}})$", r"\\g<1>127.0.0.1:\\g<2>", text)
     narrowed = re.sub(r"(?m)^\\s*option splice-request\\n", "", narrowed)
+    narrowed = re.sub(
+        r"(?m)^(frontend http_frontend\\n\\s*bind .*\\n)(?!\\s*http-after-response)",
+        r"\\g<1>    http-after-response set-header Connection close"
+        " if {{ res.hdr(content-type) -m beg text/event-stream }}\\n",
+        narrowed,
+    )
     if narrowed != text:
         with open(path, "w", encoding="utf-8") as file:
             file.write(narrowed)

@@ -1,6 +1,7 @@
 """From a command to a running stack and back: claim, environment, start, orderly stop."""
 
 import asyncio
+import functools
 import os
 import signal
 import time
@@ -8,17 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cluster.environment import STACK_VARIABLE, prepare
 from cluster.errors import Unavailable
 from cluster.ids import SystemIds
 from cluster.settings import Settings
+from serve import reloading
 from serve.haproxy import environment
 from serve.running import Claim, Running, require_free_ports
 
 if TYPE_CHECKING:
     from serve.app import Stack
+
+_LOOK_S: Final = 0.5
 
 
 @contextmanager
@@ -89,13 +93,35 @@ def joined(running: Running, home: Path) -> Iterator[Callable[[str], Any]]:
         ray.shutdown()
 
 
-def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C or SIGTERM."""
+def serve_on(
+    stack: "Stack", home: Path, read: Callable[[], Settings], progress: Callable[[str], None]
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; take up what `read` gives whenever `mainspring reload` asks
+    for it."""
+    from serve import app
+
+    def reload() -> None:
+        done = reloading.taken_up(read, stack.settings, functools.partial(app.apply, stack))
+        reloading.write(home, done)
+        progress(f"reload: {done.error or ', '.join(done.live) or 'the policy'}")
+
+    wait_for_interrupt(reload)
+
+
+def wait_for_interrupt(reload: Callable[[], None]) -> None:
+    """Sleep until Ctrl-C or SIGTERM, and `reload` on reloading.SIGNAL."""
+    asked: list[int] = []
+    previous = signal.signal(reloading.SIGNAL, lambda number, _: asked.append(number))
     try:
         while True:
-            time.sleep(3600)
+            time.sleep(_LOOK_S)
+            if asked:
+                asked.clear()
+                reload()
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(reloading.SIGNAL, previous)
 
 
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:

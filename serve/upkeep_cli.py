@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from cluster.errors import MainspringError, Unavailable
+from cluster.errors import Conflict, MainspringError, Unavailable
 from cluster.ids import SystemClock
 from cluster.objects import opened
 from cluster.settings import load
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("logs")(show_logs)
     app.command("drain")(drain)
     app.command("upgrade")(upgrade)
+    app.command("reload")(reload)
 
 
 def status(
@@ -113,6 +114,22 @@ def drain(
     if not left.nothing:
         raise typer.Exit(3)
     console.print("drained: stop the stack, or take it back with mainspring drain --resume")
+
+
+def reload(profile: str | None = PROFILE) -> None:
+    """Have the running stack take up its changed settings and policy. Exit status 3 when some of
+    them need a restart, which are named."""
+    from serve import reloading
+
+    settings = load(profile)
+    running, home = require(settings.data_dir), home_of(settings.data_dir)
+    done = reloading.ask(running, home)
+    if done.error:
+        raise Conflict("the reload, nothing is changed", done.error)
+    console.print(f"in force: {', '.join([*done.live, 'the policy'])}")
+    if done.restart:
+        console.print(f"need a restart: {', '.join(done.restart)}")
+        raise typer.Exit(3)
 
 
 def upgrade(

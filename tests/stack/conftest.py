@@ -4,6 +4,7 @@ own, on ports of its own, with the shipped queue worked before the first test ru
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import openai
 import pytest
 
-from cluster.settings import AgentsSection
+from cluster.settings import AgentsSection, infra_path
 from serve.new_cli import make
 from serve.running import is_free, read
 
@@ -53,7 +54,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     # A workflow as the guide has a user make it, beside the shipped ones.
     packs = json.dumps([*AgentsSection().packs, str(make("reminders", home))])
     words = ("demo", "--report", str(report))
-    with served(home, *words, MAINSPRING_AGENTS__PACKS=packs) as stack:
+    profile = shutil.copy(infra_path("profiles", "local.yaml"), home / "profile.yaml")
+    with served(
+        home, *words, MAINSPRING_AGENTS__PACKS=packs, MAINSPRING_PROFILE=str(profile)
+    ) as stack:
         assert report.exists()
         yield replace(stack, report=json.loads(report.read_text("utf-8")))
 

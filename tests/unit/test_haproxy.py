@@ -1,8 +1,13 @@
 """What stands in for HAProxy moves the operator's ports to loopback and becomes HAProxy."""
 
+import http.client
 import json
 import os
+import socket
 import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,6 +63,8 @@ def test_only_the_operators_ports_and_spliced_requests_are_changed(
     assert [line.strip() for line in narrowed.splitlines() if "splice" in line] == [
         "option splice-response"
     ]
+    subprocess.run([program, *arguments], stdout=subprocess.DEVNULL, timeout=20, check=True)
+    assert config.read_text() == narrowed
 
 
 def test_two_stacks_share_no_path_and_no_port_unless_told(binary: Path, tmp_path: Path) -> None:
@@ -87,3 +94,72 @@ def test_without_haproxy_nothing_is_written(tmp_path: Path) -> None:
     values = haproxy.environment(GatewaySection(haproxy=False), tmp_path / "none")
     assert json.dumps(values) == '{"RAY_SERVE_ENABLE_HA_PROXY": "0"}'
     assert not (tmp_path / "none").exists()
+
+
+REAL = """\
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend b
+backend b
+    server s 127.0.0.1:{behind}
+"""
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers with the type that the path names."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", self.path[1:].replace("-", "/", 1))
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        """Not to the tests' output."""
+
+
+@pytest.mark.enable_socket
+def test_a_connection_ends_with_its_stream_and_with_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(REAL.format(port=port, behind=server.server_address[1]))
+        values = haproxy.environment(GatewaySection(), tmp_path / "haproxy")
+        program = values["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        process = subprocess.Popen([program, "-db", "-f", str(config)])
+        try:
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            assert _connected(client, "/application-json") == ""
+            assert _connected(client, "/text-event-stream; charset=utf-8") == "close"
+        finally:
+            process.terminate()
+            process.wait(10)
+            server.shutdown()
+
+
+def _connected(client: http.client.HTTPConnection, path: str) -> str:
+    """What the response says of its connection."""
+    for _ in range(100):
+        try:
+            client.request("GET", path.replace(" ", ""))
+            break
+        except ConnectionRefusedError:
+            client.close()
+            time.sleep(0.05)
+    response = client.getresponse()
+    response.read()
+    return response.getheader("connection", "")

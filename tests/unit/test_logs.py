@@ -8,7 +8,9 @@ import pytest
 
 from cluster import telemetry
 from cluster.errors import InvalidInput
+from cluster.settings import GatewaySection
 from serve.logs import Logs, Wanted, entries, shown, since
+from tests.gateways import HELLO, serving
 
 FIRST = "2026-11-23 17:00:00,100 INFO mainspring.router request=q1 run=r1 trace=- sent"
 SECOND = "2026-11-23 17:00:00,200 ERROR mainspring.driver request=- run=r1 trace=t1 broke"
@@ -93,3 +95,36 @@ def test_what_our_own_format_writes_is_read() -> None:
     handler.filter(record)
     (entry,) = entries(handler.format(record).splitlines())
     assert (entry.level, entry.part, entry.lines) == ("WARNING", "x", ("two", "lines"))
+
+
+@pytest.mark.enable_socket
+async def test_a_refused_request_is_logged_under_its_ids_and_a_served_one_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "worker-a-1.err"
+    root, told = telemetry.logger("door").parent, logging.FileHandler(file)
+    assert root is not None
+    told.addFilter(root.handlers[0].filters[0])
+    told.setFormatter(root.handlers[0].formatter)
+    root.addHandler(told)
+    try:
+        async with serving(GatewaySection()) as stack:
+            url = f"{stack.url}/v1/chat/completions"
+            asked = {"x-request-id": "req-ours", "x-mainspring-run": "run-7"}
+            async with stack.client.post(url, json={"model": "none"}, headers=asked) as refused:
+                assert refused.status >= 400
+            wrong = {"x-request-id": "req-odd", "x-mainspring-run": "run=1 request=2"}
+            async with stack.client.post(url, json=HELLO, headers=wrong) as odd:
+                assert odd.status == 400
+            headers = {"x-request-id": "req-fine"}
+            async with stack.client.post(url, json=HELLO, headers=headers) as served:
+                assert served.status == 200
+    finally:
+        root.removeHandler(told)
+        told.close()
+    (strange,) = Logs(tmp_path).fresh(Wanted(request="req-odd"))
+    assert strange.run == "-"
+    (found,) = Logs(tmp_path).fresh(Wanted(request="req-ours"))
+    assert (found.run, found.lines[0]) == ("run-7", f"POST /v1/chat: {refused.status}")
+    assert list(Logs(tmp_path).fresh(Wanted(run="run-7"))) == [found]
+    assert list(Logs(tmp_path).fresh(Wanted(request="req-fine"))) == []

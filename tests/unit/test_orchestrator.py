@@ -11,11 +11,13 @@ from agents.driver import MAX_LOSSES
 from agents.effects import Step
 from agents.events import PhaseDone, RunEnded, RunOptions, StepDecided, TurnFailed
 from agents.host import Workflow
+from agents.policy import Policy
 from agents.state import RunState, fold
 from agents.turn import Turn
 from agents.workflows import support
 from agents.workflows.answering import Parts
 from cluster.errors import (
+    ConfigError,
     Conflict,
     InvalidInput,
     NotFound,
@@ -24,6 +26,7 @@ from cluster.errors import (
     Unavailable,
 )
 from tests.fakes import (
+    POLICY,
     ListRecaller,
     ScriptedChat,
     ScriptedClassifier,
@@ -450,6 +453,31 @@ async def test_a_denied_effect_is_journaled_and_never_done(worlds: Worlds) -> No
     assert again.decision == acted.decision
     assert len(asked.journaled(StepDecided)) == 1
     assert world.connector.counts()["effects"] == 0
+
+
+async def test_a_policy_that_was_changed_decides_once_it_is_read(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = POLICY.read_text("utf-8") + (
+        '@id("closed")\n@reason("nothing is looked up today")\n'
+        'forbid(principal, action == Action::"lookup_order", resource);\n'
+    )
+    files: dict[str, str] = {"policy": POLICY.read_text("utf-8")}
+
+    def read(_: World) -> Policy:
+        return Policy(files["policy"], POLICY.with_suffix(".cedarschema").read_text("utf-8"), "x")
+
+    monkeypatch.setattr(World, "load_policy", read)
+    world, asked = await _asked(worlds)
+    files["policy"] = text
+    assert (await asked.act("1", "lookup_order", order="LO-48055")).decision.answer == "allow"
+    await world.orchestrator.read_policy()
+    closed = await asked.act("2", "lookup_order", order="LO-48055")
+    assert (closed.decision.answer, closed.decision.rule) == ("deny", "closed")
+    files["policy"] = "permit("
+    with pytest.raises(ConfigError):
+        await world.orchestrator.read_policy()
+    assert (await asked.act("3", "lookup_order", order="LO-48055")).decision.rule == "closed"
 
 
 async def test_another_persons_order_is_not_found_and_can_not_be_refunded(worlds: Worlds) -> None:
