@@ -84,6 +84,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS, help="with ten receipts each")
     parser.add_argument("--times", type=int, default=20, help="how often each list is asked for")
     parser.add_argument("--updates", type=int, default=1_500, help="of each open page")
+    parser.add_argument(
+        "--overview", type=int, default=0, help="updates of the overview, if more; 9600 are 8 hours"
+    )
     parser.add_argument("--postgres", action="store_true", help="the lists on PostgreSQL as well")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +94,9 @@ def main() -> int:
         taken_s = filled("sqlite:///journal.db", path, given.runs)
         with served(path, console_pages.listening) as (url, world):
             took = over_http(url, given.times)
-            pages = console_pages.measured(url, world, given.updates)
+            pages = console_pages.measured(
+                url, world, given.updates, max(given.updates, given.overview)
+            )
     details: dict[str, Any] = {"ms": {name: _summary(ms) for name, ms in took.items()}}
     figures = [*_lists(took, "over HTTP, SQLite"), *pages]
     if given.postgres:

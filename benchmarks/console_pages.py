@@ -61,9 +61,9 @@ def chromium(script: str) -> Iterator[Chrome]:
         browser.quit()
 
 
-def measured(url: str, world: World, updates: int) -> list[Figure]:
-    """The first screen, and what two open pages hold after so many `updates`."""
-    return [*first_screen(url), *overview(url, updates), *followed(url, world, updates)]
+def measured(url: str, world: World, updates: int, of_overview: int) -> list[Figure]:
+    """The first screen, and what two open pages hold after so many updates."""
+    return [*first_screen(url), *overview(url, of_overview), *followed(url, world, updates)]
 
 
 def first_screen(url: str) -> list[Figure]:
@@ -93,8 +93,8 @@ def overview(url: str, updates: int) -> list[Figure]:
     """The heap of the page that asks again every three seconds, with a quicker clock."""
 
     def updated(chrome: Chrome, times: int) -> None:
-        # Four requests an update, beside the badge's.
-        _until(lambda: chrome.execute_script("return window.asked") >= 4 * times)
+        # Five requests an update, beside the badge's.
+        _until(lambda: chrome.execute_script("return window.asked") >= 5 * times)
 
     with chromium(_HURRY) as chrome:
         chrome.get(f"{url}/console/#/overview")
