@@ -93,14 +93,19 @@ class Connector(Guarded):
         """See `Threads.say`."""
         return self._desk.say(ticket, id, text)
 
-    def drafted(self, ticket: str, by: str, text: str, macro: str = "") -> str:
-        """See `Threads.draft`; NotFound for an unknown macro."""
-        found = self._macros.require(macro) if macro else None
-        return self._desk.draft(ticket, by, text, found)
+    def drafted(self, ticket: str, by: str, text: str) -> str:
+        """See `Threads.draft`."""
+        return self._desk.draft(ticket, by, text)
 
-    def thread(self, ticket: str, intent: str = "") -> dict[str, Any]:
-        """See `Threads.whole`, with the macros, those for the intent first."""
-        macros = [macro.model_dump(mode="json") for macro in self._macros.fitting(intent)]
+    def filled(self, ticket: str, by: str, macro: str) -> tuple[str, bool]:
+        """The draft that a macro makes for a ticket, and whether the macro closes it. NotFound for
+        an unknown macro."""
+        found = self._macros.require(macro)
+        return self._desk.draft(ticket, by, macro=found), found.closes
+
+    def thread(self, ticket: str) -> dict[str, Any]:
+        """See `Threads.whole`, with the macros."""
+        macros = [macro.model_dump(mode="json") for macro in self._macros.fitting()]
         return {**self._desk.whole(ticket), "macros": macros}
 
     def listed(self, status: str, after: str, limit: int) -> list[dict[str, Any]]:

@@ -18,9 +18,7 @@ class DeskActs(Threads):
         """A person takes the ticket. Conflict while somebody else has it."""
 
         def act(row: Row) -> Receipt:
-            held = self.one("select by from holders where ticket = ?", ticket)
-            if held is not None and held["by"] != by:
-                raise Conflict(f"ticket {ticket}", f"{held['by']} has it")
+            self._require_holder(ticket, by)
             now = self._clock.now()
             self._db.execute("insert or replace into holders values (?,?,?)", (ticket, by, now))
             self._set_status(ticket, "held")
@@ -33,11 +31,10 @@ class DeskActs(Threads):
         NotFound without the draft."""
 
         def act(row: Row) -> Receipt:
-            self._require_holder(ticket, by)
+            held = self._require_holder(ticket, by)
             text = self._sent(draft, key, ticket, "person", by)
             self._db.execute("insert into outbox values (?,?,?)", (key, ticket, text))
-            held = self.one("select 1 from holders where ticket = ?", ticket)
-            self._set_status(ticket, "held" if held is not None else "replied")
+            self._set_status(ticket, "held" if held else "replied")
             return {"by": by, "chars": len(text)}
 
         return self._once(key, "answer", ticket, {"by": by, "draft": draft}, act)
@@ -104,10 +101,12 @@ class DeskActs(Threads):
             raise NotFound("draft", id)
         return found
 
-    def _require_holder(self, ticket: str, by: str) -> None:
+    def _require_holder(self, ticket: str, by: str) -> bool:
+        """Whether `by` has the ticket; else nobody has. Conflict while somebody else has it."""
         held = self.one("select by from holders where ticket = ?", ticket)
         if held is not None and held["by"] != by:
             raise Conflict(f"ticket {ticket}", f"{held['by']} has it")
+        return held is not None
 
     def _once(
         self, key: str, kind: str, ticket: str, payload: Row, act: Callable[[Row], Receipt]

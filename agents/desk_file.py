@@ -99,30 +99,35 @@ class DeskFile(SqliteDesk):
         Raises NotFound.
         """
         with self._lock:
-            ticket = self._row("tickets", "ticket", id)
-            account = self._row("customers", "customer", ticket["customer"])
-            earlier = self._db.execute(
-                "select id, status from tickets where customer = ? and"
-                " (received, id) < (?, ?) order by received desc, id desc limit 3",
-                (ticket["customer"], ticket["received"], id),
-            ).fetchall()
-        view = {key: ticket[key] for key in ("id", "customer", "received", "status")}
-        text = self._vault_of(ticket, account)[1]
-        return {**view, "text": text, "earlier": [dict(e) for e in earlier]}
+            ticket, account = self._ticket(id)
+            view = self._view(ticket)
+        return {**view, "text": self._vault_of(ticket, account)[1]}
 
     def redact(self, id: str, text: str) -> str:
         """`text` without the personal data of this ticket's customer. Raises NotFound."""
-        with self._lock:
-            ticket = self._row("tickets", "ticket", id)
-            account = self._row("customers", "customer", ticket["customer"])
-        return self.vault_of_ticket(id).redact(text, account)
+        ticket, account = self._ticket(id)
+        return self._vault_of(ticket, account)[0].redact(text, account)
 
     def vault_of_ticket(self, id: str) -> Vault:
         """That of the ticket's own text. Raises NotFound."""
+        return self._vault_of(*self._ticket(id))[0]
+
+    def _ticket(self, id: str) -> tuple[Row, Row]:
+        """A ticket, and the account of its customer. Raises NotFound."""
         with self._lock:
             ticket = self._row("tickets", "ticket", id)
-            account = self._row("customers", "customer", ticket["customer"])
-        return self._vault_of(ticket, account)[0]
+            return ticket, self._row("customers", "customer", ticket["customer"])
+
+    def _view(self, ticket: Row) -> Row:
+        """What holds of a ticket whichever of its words are read."""
+        with self._lock:
+            earlier = self._db.execute(
+                "select id, status from tickets where customer = ? and"
+                " (received, id) < (?, ?) order by received desc, id desc limit 3",
+                (ticket["customer"], ticket["received"], ticket["id"]),
+            ).fetchall()
+        view = {key: ticket[key] for key in ("id", "customer", "received", "status")}
+        return {**view, "earlier": [dict(e) for e in earlier]}
 
     def _vault_of(self, ticket: Row, account: Row) -> tuple[Vault, str]:
         """The vault of a ticket and its redacted text; the same every time."""

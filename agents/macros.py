@@ -8,8 +8,7 @@ macros.yaml beside the desk's data lists them:
       text: |
         Hello {name}, ...
 
-Blanks: {name}, {ticket}, {order}, {by}. A macro names the intents that it is an answer to, so that
-people are offered the fitting ones first.
+Blanks: {name}, {ticket}, {order}, {by}. A macro names the intents that it is an answer to.
 """
 
 import re

@@ -64,8 +64,7 @@ class Threads(DeskFile):
         """Keep what a person wrote, or a macro for this ticket, until an effect sends it; the
         draft's id, which is the same for the same words."""
         with self.transaction():
-            row = self._row("tickets", "ticket", ticket)
-            account = self._row("customers", "customer", row["customer"])
+            row, account = self._ticket(ticket)
             if macro is not None:
                 text = macro.filled({
                     "name": account["name"], "ticket": ticket, "by": by,
@@ -96,8 +95,7 @@ class Threads(DeskFile):
     def vault(self, ticket: str, upto: str = "") -> tuple[Vault, str, list[Row]]:
         """The vault of a thread, and the redacted texts of the ticket and of its messages."""
         with self._lock:
-            row = self._row("tickets", "ticket", ticket)
-            account = self._row("customers", "customer", row["customer"])
+            row, account = self._ticket(ticket)
             messages = self.thread(ticket, upto)
         vault, text = self._vault_of(row, account)
         return vault, text, [{**m, "text": vault.redact(m["text"], account)} for m in messages]
@@ -107,7 +105,7 @@ class Threads(DeskFile):
         message `upto`, `before` what was said until then (author and text, the last BEFORE of it),
         `notes` what people have noted since, `opened` the ticket's own text, `message` is
         `upto`."""
-        view = self.read_ticket(ticket)
+        view = self._view(self._ticket(ticket)[0])
         _, text, messages = self.vault(ticket, upto)
         said = [{"author": "customer", "text": text}, *messages]
         last = max(i for i, m in enumerate(said) if m["author"] == "customer")
@@ -119,8 +117,9 @@ class Threads(DeskFile):
         }  # fmt: skip
 
     def listed(self, status: str = "", after: str = "", limit: int = 50) -> list[Row]:
-        """Tickets behind `after` by their last word, the newest first, raw: id, subject, customer,
-        name, status, held_by, last (seconds since the epoch, or None) and score."""
+        """Tickets behind `after`, the last one that was opened first, raw: id, subject, customer,
+        name, status, held_by, score, and `last`, when something was said behind its own text
+        (seconds since the epoch, or None)."""
         if status and status not in STATUSES:
             raise InvalidInput("status", status, f"one of {list(STATUSES)}")
         place = self.one("select rowid place from tickets where id = ?", after) if after else None
@@ -140,8 +139,7 @@ class Threads(DeskFile):
         """All that a person who works at a ticket has to know, raw: the ticket, its customer with
         orders and other tickets, the messages, why it was handed over, and who holds it."""
         with self._lock:
-            row = self._row("tickets", "ticket", ticket)
-            customer = self._row("customers", "customer", row["customer"])
+            row, customer = self._ticket(ticket)
             messages = self.thread(ticket)
             handed = self.one(
                 "select reason, summary from escalations where ticket = ? order by rowid desc",
@@ -158,9 +156,8 @@ class Threads(DeskFile):
                 " and id != ? order by received desc limit 20", row["customer"], ticket,
             )  # fmt: skip
         said = [{k: m[k] for k in ("id", "author", "by", "text", "at")} for m in messages]
-        vault = self.vault(ticket)[0]
         if handed is not None:
-            handed["summary"] = vault.render(handed["summary"])
+            handed["summary"] = self.vault(ticket)[0].render(handed["summary"])
         return {
             **row, "customer": customer, "messages": said, "escalation": handed, "held": holder,
             "rating": score, "orders": orders, "other_tickets": others,

@@ -6,7 +6,6 @@ is trained; the bound is the policy's (`refund-drifted`).
 """
 
 import argparse
-import csv
 import gzip
 import json
 import sys
@@ -16,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gating import read_csv
 from benchmarks.report import Figure, write
 from memory.embed import MiniLM, Vectors
 
@@ -28,7 +28,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder with both sets")
     data = parser.parse_args().data
-    clinc, banking = _clinc(data / "clinc150"), _banking(data / "banking77")
+    clinc, banking = (
+        _clinc(data / "clinc150"),
+        _chosen(read_csv(data / "banking77" / "test.csv.gz")),
+    )
     model = MiniLM()
     figures: list[Figure] = []
     vectors: list[Vectors] = []
@@ -71,11 +74,6 @@ def _chosen(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
 def _clinc(folder: Path) -> tuple[list[str], list[str]]:
     with gzip.open(folder / "data_full.json.gz", "rt", encoding="utf-8") as file:
         return _chosen([(text, label) for text, label in json.load(file)["test"]])
-
-
-def _banking(folder: Path) -> tuple[list[str], list[str]]:
-    with gzip.open(folder / "test.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        return _chosen([(row["text"], row["category"]) for row in csv.DictReader(file)])
 
 
 if __name__ == "__main__":

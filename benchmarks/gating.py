@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def _banking(model: MiniLM, folder: Path) -> tuple[list[Figure], dict[str, Any], dict[str, Any]]:
-    taught, asked = _csv(folder / "train.csv.gz"), _csv(folder / "test.csv.gz")
+    taught, asked = read_csv(folder / "train.csv.gz"), read_csv(folder / "test.csv.gz")
     taught = list(dict.fromkeys(taught))
     known = model.encode([text for text, _ in taught])
     vectors = model.encode([text for text, _ in asked])
@@ -118,7 +118,8 @@ def _banking(model: MiniLM, folder: Path) -> tuple[list[Figure], dict[str, Any],
     return figures, details, {"logistic regression, highest probability": peer.counts()}
 
 
-def _csv(path: Path) -> list[Example]:
+def read_csv(path: Path) -> list[Example]:
+    """The texts of a split of Banking77, each with its intent."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         return [(row["text"], row["category"]) for row in csv.DictReader(file)]
 

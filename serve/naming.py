@@ -21,6 +21,8 @@ from serve.shadow import text_of
 MOST_CHARS: Final = 1_500
 """Of a piece of text that the model is asked about."""
 MOST_PIECES: Final = 16
+PROTOCOL: Final = frozenset({"role", "type", "id", "tool_call_id"})
+"""The fields of a message and its parts that hold words of the protocol."""
 _KINDS: Final = {"names": "NAME", "addresses": "ADDRESS"}
 _LISTED: Final = {"type": "array", "items": {"type": "string", "maxLength": 80}, "maxItems": 16}
 _SCHEMA: Final = {
@@ -84,7 +86,7 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(each)
     elif isinstance(value, dict):
         for name, each in value.items():
-            if name not in ("role", "type", "id", "tool_call_id"):
+            if name not in PROTOCOL:
                 yield from texts_of(each)
 
 

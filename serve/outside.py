@@ -27,7 +27,7 @@ from serve.budgets import UNLIMITED, BudgetExceeded, Caller, worst_case
 from serve.calls import CHAT_PATH, Answer, Call, Engines
 from serve.circuits import Circuits
 from serve.metering import Meter
-from serve.naming import Naming
+from serve.naming import PROTOCOL, Naming
 from serve.routing import Load, Route
 from serve.schemas import encode
 from serve.wire import Failed, Hung, Reply, Wire
@@ -42,8 +42,6 @@ _SENT: Final = frozenset(
     tools tool_choice parallel_tool_calls response_format presence_penalty frequency_penalty
     logprobs top_logprobs""".split()
 )
-_KEPT: Final = frozenset({"role", "type", "id", "tool_call_id"})
-"""Of a message and its parts: words of the protocol."""
 _LONGEST: Final = len("[ADDRESS_99999]")
 
 
@@ -219,7 +217,7 @@ def outgoing(call: Call, model: str, vault: Vault) -> dict[str, Any]:
 
 def _redacted(value: Any, vault: Vault, name: str = "") -> Any:
     if isinstance(value, str):
-        return value if name in _KEPT else vault.redact(value)
+        return value if name in PROTOCOL else vault.redact(value)
     if isinstance(value, list):
         return [_redacted(each, vault, name) for each in value]
     if isinstance(value, dict):

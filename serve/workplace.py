@@ -38,6 +38,7 @@ class ServeClassifier:
         self._encoder = encoder
         self._head = head
         self._handle: Any = None
+        self._embedder = ServeEmbedder(encoder, encoder)
 
     async def classify(self, text: str) -> dict[str, Any]:
         if self._handle is None:
@@ -50,9 +51,8 @@ class ServeClassifier:
         return dict(scored)
 
     async def drift(self, opened: str, text: str) -> float:
-        embedder = ServeEmbedder(self._encoder, self._encoder)
         try:
-            first, last = await asyncio.wait_for(embedder.embed([opened, text]), _TIMEOUT_S)
+            first, last = await asyncio.wait_for(self._embedder.embed([opened, text]), _TIMEOUT_S)
         except TimeoutError:
             raise DeadlineExceeded("the encoder", _TIMEOUT_S) from None
         return apart(first, last)

@@ -164,11 +164,10 @@ class TicketRoutes:
         if bool(asked.text.strip()) == bool(asked.macro):
             raise InvalidInput("text", asked.text[:80], "a text or a macro, not both")
         self._require_own(http)
-        closes = False
         if asked.macro:
-            macros = (await self._desk.ask("thread", ticket))["macros"]
-            closes = any(m["name"] == asked.macro and m["closes"] for m in macros)
-        draft = await self._desk.ask("drafted", ticket, asked.by, asked.text, asked.macro)
+            draft, closes = await self._desk.ask("filled", ticket, asked.by, asked.macro)
+        else:
+            draft, closes = await self._desk.ask("drafted", ticket, asked.by, asked.text), False
         return await self._act(http, ticket, "answer", by=asked.by, draft=draft, closes=closes)
 
     @reads(ReturnRequest)

@@ -1,16 +1,14 @@
 import { get, post } from "./api.js";
-import { ago, euros, field, h, notice, pairs, said, shown } from "./dom.js";
+import { ago, euros, field, h, notice, pairs, person, said, shown } from "./dom.js";
 import { every } from "./poll.js";
 
-const BY = "mainspring-by";
 
 export async function approvals(place, signal) {
-  const who = h("input", { value: localStorage.getItem(BY) ?? "", autocomplete: "name", maxlength: 60 });
-  who.addEventListener("input", () => localStorage.setItem(BY, who.value));
+  const who = person();
   const list = h("ul", { class: "list", "aria-label": "What waits for a person" });
   const hint = h("p", { class: "soft" }, h("kbd", {}, "j"), " ", h("kbd", {}, "k"), " to choose, ", h("kbd", {}, "Enter"), " for the evidence, ",
     h("kbd", {}, "a"), " approves, ", h("kbd", {}, "n"), " approves less, ", h("kbd", {}, "d"), " denies");
-  place.append(h("div", { class: "row" }, field("Your name, kept with each answer", who)), hint, list);
+  place.append(h("div", { class: "row" }, field("Your name, kept with each answer", who.input)), hint, list);
   const answering = new Set();
   let rows = [];
   let chosen = null; // an id, "" for none; null until something is there
@@ -30,14 +28,12 @@ export async function approvals(place, signal) {
     list.querySelector(`[data-id="${CSS.escape(chosen)}"]`)?.scrollIntoView({ block: "nearest" });
   }
   async function answer(row, verb, more = {}) {
-    if (!who.value.trim()) {
-      who.focus();
-      return notice("Say who you are first: the answer is kept with your name.");
-    }
+    const by = who.named("the answer");
+    if (!by) return;
     if (answering.has(row.id)) return;
     answering.add(row.id);
     try {
-      const done = await post(`/v1/approvals/${row.id}/${verb}`, { by: who.value.trim(), ...more });
+      const done = await post(`/v1/approvals/${row.id}/${verb}`, { by, ...more });
       notice(`${row.tool}: ${done.state}`);
     } catch (error) {
       answering.delete(row.id);

@@ -53,6 +53,22 @@ export function choice(names, chosen) {
   return h("select", {}, names.map((name) => h("option", { value: name, selected: name === chosen }, name || "all")));
 }
 
+// Who acts: a name that this browser remembers. `named` is it, or "" once the person was asked for it.
+export function person() {
+  const KEY = "mainspring-by";
+  const input = h("input", { value: localStorage.getItem(KEY) ?? "", autocomplete: "name", maxlength: 60 });
+  input.addEventListener("input", () => localStorage.setItem(KEY, input.value));
+  const named = (what) => {
+    const name = input.value.trim();
+    if (!name) {
+      input.focus();
+      notice(`Say who you are first: ${what} is kept with your name.`);
+    }
+    return name;
+  };
+  return { input, named };
+}
+
 export function notice(text) {
   const line = h("p", {}, text);
   document.getElementById("notice").append(line);

@@ -1,11 +1,10 @@
 // The help-desk: tickets by status, and one ticket as a thread with what a person may do to it.
 
 import { get, post } from "./api.js";
-import { choice, field, h, notice, pairs, said, table, when } from "./dom.js";
+import { choice, field, h, notice, pairs, person, said, table, when } from "./dom.js";
 import { pages } from "./pages.js";
 import { every } from "./poll.js";
 
-const BY = "mainspring-by";
 const AGAIN_MS = 3000;
 const STATUSES = ["", "escalated", "held", "open", "replied", "assigned", "closed"];
 const WHO = { customer: "customer", agent: "agent", person: "person", note: "note, not sent" };
@@ -22,8 +21,7 @@ export async function tickets(place, signal) {
 
 export async function ticket(place, signal, id) {
   const path = `/v1/tickets/${encodeURIComponent(id)}`;
-  const who = h("input", { value: localStorage.getItem(BY) ?? "", autocomplete: "name", maxlength: 60 });
-  who.addEventListener("input", () => localStorage.setItem(BY, who.value));
+  const who = person();
   const text = h("textarea", { rows: 5, maxlength: 20000 });
   const macro = choice([""], "");
   const thread = h("ol", { class: "list", "aria-label": "What was said" });
@@ -35,14 +33,12 @@ export async function ticket(place, signal, id) {
   let busy = false;
 
   async function act(name, body, done) {
-    if (!who.value.trim()) {
-      who.focus();
-      return notice("Say who you are first: what is done is kept with your name.");
-    }
+    const by = who.named("what is done");
+    if (!by) return;
     if (busy) return; // one press is one act
     busy = true;
     try {
-      draw(await post(`${path}/${name}`, { by: who.value.trim(), ...body }));
+      draw(await post(`${path}/${name}`, { by, ...body }));
       text.value = "";
       macro.value = "";
       notice(done);
@@ -58,7 +54,7 @@ export async function ticket(place, signal, id) {
   };
   const button = (label, run, style = null) => h("button", { type: "button", class: style, onclick: run }, label);
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); answer(); } },
-    h("div", { class: "row" }, field("Your name, kept with what you do", who), field("Macro, where nothing is written", macro)),
+    h("div", { class: "row" }, field("Your name, kept with what you do", who.input), field("Macro, where nothing is written", macro)),
     field("Answer to the customer, or a note for the agent", text, true),
     h("div", { class: "row" },
       button("Take it", () => act("take", {}, "It is yours; no agent answers it."), "quiet"), h("button", {}, "Send answer"),
