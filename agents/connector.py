@@ -14,12 +14,10 @@ from agents.guarded import Guarded
 from agents.helpdesk import HelpDesk
 from agents.intents import Guard
 from agents.macros import Macros
-from agents.presidio import detectors
+from agents.presidio import PATTERNS, detectors
 from cluster.errors import InvalidInput
 from cluster.ids import SystemClock
 from cluster.settings import PiiSection
-
-_PATTERNS: Final = PiiSection()
 
 _WRITES: Final = {
     "refund": ("order", "amount_cents"),
@@ -41,7 +39,7 @@ class Connector(Guarded):
 
     def __init__(
         self, path: Path, seed: Path, make_guard: Callable[[], Guard],
-        pii: PiiSection = _PATTERNS,
+        pii: PiiSection = PATTERNS,
     ) -> None:  # fmt: skip
         super().__init__(make_guard())
         self._desk = HelpDesk(path, SystemClock(), detectors(pii))

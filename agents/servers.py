@@ -8,16 +8,14 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from agents.guarded import Guarded
 from agents.intents import Guard
-from agents.presidio import detectors
+from agents.presidio import PATTERNS, detectors
 from agents.server_calls import Server
 from agents.toolbox import Pins, Toolbox, parted
 from cluster.settings import PiiSection, ToolServerSection
-
-_PATTERNS: Final = PiiSection()
 
 
 class Servers(Guarded):
@@ -25,7 +23,7 @@ class Servers(Guarded):
 
     def __init__(
         self, servers: Sequence[ToolServerSection], pins: Path, make_guard: Callable[[], Guard],
-        pii: PiiSection = _PATTERNS,
+        pii: PiiSection = PATTERNS,
     ) -> None:  # fmt: skip
         super().__init__(make_guard())
         self._more = detectors(pii)
