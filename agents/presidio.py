@@ -33,9 +33,9 @@ KINDS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """Our kinds for its entities. What is none of ours (dates, links) stays."""
 SURE: Final = 0.5
+"""The least score, of 1, that counts; below it stand numbers of nine digits and the like."""
 PATTERNS: Final = PiiSection()
 """Our own patterns alone."""
-"""The least score, of 1, that counts; below it stand numbers of nine digits and the like."""
 _PACKAGES: Final = ("presidio_analyzer", "spacy")
 
 
