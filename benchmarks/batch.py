@@ -1,9 +1,11 @@
 """A batch beside requests that somebody waits for: `make bench-batch`.
 
-One real stack, one engine on a core of its own asked. First alone: how many rows a second plain
-asyncio gets through it. Then an online load of half of that, streamed, at random moments; the same
-beside a batch of `--rows` rows; the same beside plain asyncio with these rows. The batch's worker
-and the engine are killed during one more batch, whose output is counted.
+First Ray Data's own vLLM processor over some of the rows, with an engine of its own. Then one real
+stack, one of its engines asked. Alone: how many rows a second plain asyncio gets through it. Then
+an online load of half of that, streamed, at random moments; the same beside a batch of `--rows`
+rows; the same beside plain asyncio with some of these rows. The batch's worker, the engine and the
+driver with all of Ray are killed during one more batch, whose output is counted once the stack is
+up again.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,12 +26,14 @@ import numpy as np
 import openai
 import psutil
 
+from benchmarks import batch_ray
 from benchmarks.report import Figure, write
 from benchmarks.stacks import stack
 from serve.running import Running
 
 ONLINE_TIMES: Final = 1.2
 IDLE_SHARE: Final = 0.8
+RAY_DATA_SHARE: Final = 0.95
 _MODEL: Final = "routine"
 _TOKENS: Final = 16
 _AT_ONCE: Final = 64
@@ -61,8 +65,15 @@ def main() -> int:
     given = _arguments()
     with tempfile.TemporaryDirectory(prefix="batch-") as folder:
         variables = {"MAINSPRING_BATCHES__ONLINE_TTFT_S": f"{given.ttft}"}
+        few = max(64, given.rows // 8)
+        bodies = [_body(f"row {n}") for n in range(few)]
+        ray_data = batch_ray.rows_per_s(_MODEL, bodies, Path(folder))
         with stack(Path(folder), **variables) as running:
-            measured = asyncio.run(_measured(running, given.rows, given.seconds))
+            measured = asyncio.run(_measured(running, given.rows, few, given.seconds))
+            id = asyncio.run(_killed(running, few))
+        with stack(Path(folder), **variables) as running:
+            lost, doubled = asyncio.run(_counted(running, id, few))
+    measured |= {"rows_per_s_ray_data": ray_data, "lost": lost, "doubled": doubled}
     return write(
         "batch", _figures(measured), details=measured,
         load=f"{given.rows} rows of {_TOKENS} tokens; online half of the engine at random moments, "
@@ -81,14 +92,16 @@ def _figures(m: dict[str, Any]) -> list[Figure]:
         Figure("share of what is idle", m["rows_per_s_batch"] / free, IDLE_SHARE, "at least"),
         Figure("rows/s: batch beside online", m["rows_per_s_batch"]),
         Figure("rows/s: batch alone", m["rows_per_s_batch_alone"]),
+        Figure("share of Ray Data's own processor", m["rows_per_s_batch_alone"]
+               / m["rows_per_s_ray_data"], RAY_DATA_SHARE, "at least"),
+        Figure("rows/s: Ray Data's own processor", m["rows_per_s_ray_data"]),
         Figure("rows/s: plain asyncio alone", m["rows_per_s_free"]),
         Figure("rows lost in kills", m["lost"], 0.0),
         Figure("rows doubled in kills", m["doubled"], 0.0),
     ]  # fmt: skip
 
 
-async def _measured(running: Running, rows: int, seconds: float) -> dict[str, Any]:
-    few = max(64, rows // 8)
+async def _measured(running: Running, rows: int, few: int, seconds: float) -> dict[str, Any]:
     async with _client(running) as client, aiohttp.ClientSession() as http:
         await _plainly(client, few // 2)  # warm
         free = few / await _plainly(client, few)
@@ -102,12 +115,10 @@ async def _measured(running: Running, rows: int, seconds: float) -> dict[str, An
         async with _online(http, running.url, rate, plain):
             await _plainly(client, few)
         batch_alone = few / (await _batch(client, few))[0]
-        lost, doubled = await _killed(client, running, few)
     return {
         "rows_per_s_free": free, "online_per_s": rate, "online_alone": alone.told(),
         "online_beside_batch": beside.told(), "online_beside_asyncio": plain.told(),
         "rows_per_s_batch": rows / took[0], "rows_per_s_batch_alone": batch_alone,
-        "lost": lost, "doubled": doubled,
     }  # fmt: skip
 
 
@@ -194,16 +205,33 @@ async def _ended(client: openai.AsyncOpenAI, id: str) -> Any:
     return found
 
 
-async def _killed(client: openai.AsyncOpenAI, running: Running, rows: int) -> tuple[int, int]:
-    """How many rows are missing and how many there twice, once worker and engine were killed."""
-    id = await _submitted(client, rows)
+async def _killed(running: Running, rows: int) -> str:
+    """The id of a batch that is under way while the worker, the engine and at last the driver with
+    all that it started are killed."""
+    async with _client(running) as client:
+        id = await _submitted(client, rows)
+    driver = psutil.Process(running.pid)
     for name in ("Bulk", "VLLM::EngineCore"):
         await asyncio.sleep(2.0)
-        for process in psutil.Process(running.pid).children(recursive=True):
-            if name in " ".join(process.cmdline()[:1]):
-                process.kill()
-    done = await _ended(client, id)
-    found = await _ids(client, [done.output_file_id, done.error_file_id])
+        named = [p for p in driver.children(recursive=True) if name in " ".join(p.cmdline()[:1])]
+        for process in named:
+            process.kill()
+        if not named:
+            raise RuntimeError(f"no process of {name} to kill")
+    await asyncio.sleep(2.0)
+    everything = [driver, *driver.children(recursive=True)]
+    for process in everything:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(everything, timeout=30)
+    return id
+
+
+async def _counted(running: Running, id: str, rows: int) -> tuple[int, int]:
+    """How many of a batch's rows are missing and how many there twice, at its end."""
+    async with _client(running) as client:
+        done = await _ended(client, id)
+        found = await _ids(client, [done.output_file_id, done.error_file_id])
     return rows - len(set(found)), len(found) - len(set(found))
 
 

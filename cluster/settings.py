@@ -45,6 +45,16 @@ class RaySection(Section):
     dashboard: bool = False
 
 
+class QuestionsSection(Section):
+    """Whose questions are kept for the router to learn from, once somebody says how good their
+    answers were. What is personal is masked first."""
+
+    tenants: tuple[str, ...] = Field((), description="who consents; none unless named")
+    share: float = Field(1.0, ge=0, le=1, description="of their requests")
+    days: float = Field(90.0, gt=0, le=3_650)
+    most: int = Field(20_000, ge=1, le=1_000_000, description="of a tenant; the oldest go first")
+
+
 class GatewaySection(Section):
     """The one address. Beyond loopback it refuses to start without keys."""
 
@@ -75,6 +85,7 @@ class GatewaySection(Section):
         0.0, ge=0, le=1, description="of `auto` requests, sent to another model as well"
     )
     shadow_usd_per_day: float = Field(1.0, ge=0, le=1_000_000)
+    questions: QuestionsSection = Field(default_factory=QuestionsSection)
 
     @property
     def is_loopback(self) -> bool:

@@ -67,6 +67,12 @@ MIGRATIONS: Final = (
         model TEXT NOT NULL, other TEXT NOT NULL, agreement DOUBLE PRECISION NOT NULL);
     CREATE INDEX shadows_at ON shadows (at)
     """,
+    """
+    CREATE TABLE questions (
+        tenant TEXT NOT NULL, request_id TEXT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        question TEXT NOT NULL, PRIMARY KEY (tenant, request_id));
+    CREATE INDEX questions_at ON questions (tenant, at)
+    """,
 )
 _LOCK: Final = 7_305_046  # any number, the same in all processes: PostgreSQL's advisory lock
 
@@ -130,6 +136,10 @@ class Accounts:
         before it wrote anything. What the database raises undoes all of it."""
         with self.transaction():
             return [_answer(call) for call in work]
+
+    def compact(self, tables: Sequence[str]) -> bool:
+        """Rewrite the files without what was deleted; see `Database.compact`."""
+        return self._database.compact(tables)
 
     def close(self) -> None:
         self._database.close()

@@ -11,6 +11,7 @@ from serve.budgets import EVERY, Balance, Caller
 from serve.keys import Keyring
 from serve.ledger import Ledger
 from serve.opinions import Opinions
+from serve.questions import Questions
 from serve.reservations import Reservations
 from serve.shadow import Agreements
 
@@ -27,6 +28,7 @@ class Books:
         self.ledger = Ledger(accounts)
         self.opinions = Opinions(accounts, clock)
         self.agreements = Agreements(accounts)
+        self.questions = Questions(accounts, clock)
 
     def standing(self, tenant: str | None = None) -> list[tuple[Budget, Balance]]:
         """Every budget that is of somebody in particular, as it stands; of all tenants, or one."""

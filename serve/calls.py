@@ -1,6 +1,7 @@
 """What goes between the routes and the engines: a call, its answer, and whoever answers."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -120,6 +121,13 @@ class Engines(Protocol):
         and Refused when the engine found fault with the request.
         """
         ...
+
+
+def drawn(request_id: str, share: float, what: str) -> bool:
+    """Whether a request is of a `share` (0 to 1), the same on every gateway and each time; draws
+    for another purpose, `what`, fall otherwise."""
+    digest = hashlib.blake2b(f"{what} {request_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -1,16 +1,18 @@
 """Gathers what is known beside a request, and has `routing` decide by it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cluster.ids import Clock
 from cluster.settings import OutsideSection
 from serve.budgets import Worst, usd_of, worst_case
-from serve.calls import Call
+from serve.calls import CHAT_PATH, Call
 from serve.catalog import Catalog
 from serve.features import Features, asked_by, features_of
 from serve.outside import consented
 from serve.predictor import Predictor
+from serve.questions import Keeper
 from serve.ranking import Quality
 from serve.routing import Known, Load, Route, able, route
 from serve.schemas import ChatRequest
@@ -19,17 +21,21 @@ from serve.sessions import Sessions
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a request of a session goes."""
+    """Where a request of a session goes; `learn` keeps its question for the router to learn
+    from, where that may be."""
 
     route: Route
     features: Features
     tenant: str
     session: str
     sessions: Sessions
+    learn: Callable[[], None] | None = None
 
     def answered(self, model: str) -> None:
         """This model took it: its session goes on there."""
         self.sessions.answered(self.tenant, self.session, self.features, model)
+        if self.learn is not None:
+            self.learn()
 
 
 class Decisions:
@@ -37,9 +43,10 @@ class Decisions:
 
     def __init__(
         self, catalog: Catalog, predictor: Predictor | None, clock: Clock,
-        outside: Sequence[OutsideSection] = (),
+        outside: Sequence[OutsideSection] = (), keeper: Keeper | None = None,
     ) -> None:  # fmt: skip
         self._catalog, self._predictor, self._clock = catalog, predictor, clock
+        self._keeper = keeper
         self._outside = tuple(outside)
         self._sessions = Sessions(clock)
 
@@ -54,7 +61,10 @@ class Decisions:
         away = consented(self._outside, call.tenant) if self._outside else ()
         known = Known(quality, blind, worst, kept, away)
         chosen = route(features, self._catalog, load, known)
-        return Decision(chosen, features, call.tenant, session, self._sessions)
+        learn = None
+        if self._keeper is not None and call.path == CHAT_PATH and not features.hard:
+            learn = partial(self._keeper.offer, call, asked_by(request))
+        return Decision(chosen, features, call.tenant, session, self._sessions, learn)
 
     async def _predicted(
         self, request: ChatRequest, features: Features, call: Call, kept: str,

@@ -27,6 +27,7 @@ from serve.metering import Meter
 from serve.predictor import Predictor
 from serve.problems import install
 from serve.quality_versions import Versions
+from serve.questions import Keeper
 from serve.readiness import Readiness
 from serve.routes.agents import AgentRoutes
 from serve.routes.feedback import FeedbackRoutes
@@ -64,6 +65,7 @@ def build_app(
     packs: Mapping[str, Pack] = NO_PACKS,
     outside: Sequence[OutsideSection] = (),
     draining: Callable[[], bool] = lambda: False,
+    questions: Keeper | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI app; knows nothing of Ray. Without `office` it has no agents, without
     `books` no keys but those of the settings, no limits and no ledger. `tellers` have metrics of
@@ -74,7 +76,8 @@ def build_app(
     already. `larger` are paths whose bodies may be larger than the section says; `heads` is the
     folder of quality heads, without which no quality is predicted; `packs` are the workflows beside
     the built-in ones, by name; `outside` says which tenants' requests may go to which of the
-    catalog's outside models; while the stack is `draining` nothing new is begun."""
+    catalog's outside models; while the stack is `draining` nothing new is begun;
+    `questions` keeps what was asked, for the router to learn from."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     own = None if own_key is None else digest_of(own_key)
     keyring = None if books is None else books.keyring
@@ -93,7 +96,7 @@ def build_app(
             clock,
             timeout_s,
             admission,
-            Decisions(catalog, predictor, clock, outside),
+            Decisions(catalog, predictor, clock, outside, questions),
         ).routes(),
         TokenRoutes(catalog, engines, clock, timeout_s, admission).routes(),
         *([] if books is None else _books(books)),

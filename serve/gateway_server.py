@@ -32,6 +32,7 @@ from serve.gateway import build_app
 from serve.metering import Meter
 from serve.outside import TENANT as OUTSIDE
 from serve.outside import Outside, model_of
+from serve.questions import Keeper
 from serve.router import Router
 from serve.routes.openai import Embed
 from serve.routes.runs import Office
@@ -85,6 +86,10 @@ class Gateway:
         self._books = Books(around.accounts, around.data_dir, SystemClock(), SystemIds())
         self._shadow: Shadowed | None = None
         self._outside: Outside | None = None
+        self._keeper: Keeper | None = None
+        if section.questions.tenants:
+            found = detectors(around.pii)
+            self._keeper = Keeper(self._books.questions, section.questions, SystemClock(), found)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor, in the event loop; see `ray_serve.ingress`."""
@@ -117,6 +122,7 @@ class Gateway:
             packs=load(around.packs),
             outside=around.outside,
             draining=self._watch.draining,
+            questions=self._keeper,
         )
 
     def _engines(self, clock: Clock, meter: Meter) -> Engines:
@@ -153,6 +159,8 @@ class Gateway:
             await self._shadow.close()
         if self._outside is not None:
             await self._outside.close()
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._router.close()
         await self._books.close()
 

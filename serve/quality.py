@@ -22,6 +22,8 @@ from serve.intent_views import Vocabulary
 FORMAT: Final = 1
 VIEWS: Final = 3
 BINS: Final = 10
+LEAST_WHOLE: Final = 30
+"""Examples of which all models' answers are known, for fewer nothing is said of a mix of them."""
 SURE: Final = 1.96  # standard errors either side of a 95 % interval
 _STEPS: Final = 401
 _FEATURE_WEIGHT: Final = 0.1  # beside an embedding of length 1
@@ -122,13 +124,17 @@ class QualityHead:
         weights: Doubles,
         unseen: Doubles,
         right: Flags,
+        known: Flags,
         metrics: Mapping[str, Any],
     ) -> None:
         """`weights` has a row for each model, the intercept last; `unseen` are the chances of the
-        examples, each predicted without it, and `right` what came of them."""
+        examples, each predicted without it, and `right` what came of them, where that is `known`.
+        What a mix of models achieves is told by the examples of which all is known."""
         self.models, self.metrics = tuple(models), metrics
-        self._fitted, self._weights, self._unseen, self._right = fitted, weights, unseen, right
-        self._edges, self._spread = _spread(unseen, right)
+        self._fitted, self._weights = fitted, weights
+        whole = known.all(axis=1)
+        self._unseen, self._right = unseen[whole], right[whole]
+        self._edges, self._spread = _spread(unseen, right, known)
         self.promise = lru_cache(256)(self._promise)
 
     @classmethod
@@ -159,7 +165,9 @@ class QualityHead:
             parts["plain"].astype(np.float64),
         )
         names = [str(name) for name in parts["models"]]
-        return cls(names, fitted, parts["weights"], parts["unseen"], parts["right"], metrics)
+        right = parts["right"]
+        known = parts.get("known", np.ones(right.shape, bool))  # earlier heads knew all
+        return cls(names, fitted, parts["weights"], parts["unseen"], right, known, metrics)
 
     def chances(self, embeddings: NDArray[Any], texts: Sequence[str]) -> Doubles:
         """The chance of each model being right on each text, shape (n, models).
@@ -177,10 +185,12 @@ class QualityHead:
 
     def _promise(self, target: float, prices: tuple[float, ...]) -> Promise:
         """The cheapest mix of the models, at these prices, that meets the target on unseen
-        examples; the best one, not kept, when none does."""
+        examples; the best one, not kept, when none does or there are not LEAST_WHOLE of them."""
         if len(prices) != len(self.models):
             raise InvalidInput("prices", len(prices), f"one for each of {len(self.models)} models")
-        best = Promise(target, 0.0, -1.0, 0.0, 0.0, False)
+        best = Promise(target, 0.0, 0.0, 0.0, 1.0, False)
+        if len(self._right) < LEAST_WHOLE:
+            return best
         for weight in np.linspace(1, 0, _STEPS):
             chosen = choose(self._unseen, prices, float(weight))
             found = _achieved(target, float(weight), self._right[np.arange(len(chosen)), chosen])
@@ -191,8 +201,10 @@ class QualityHead:
 
     def curve(self, prices: Sequence[float]) -> list[Mix]:
         """What mixes of the models cost and achieve on unseen examples, the cheapest first;
-        `prices` are what a request comes to on each of them."""
+        `prices` are what a request comes to on each of them. Empty for fewer than LEAST_WHOLE."""
         found: dict[float, Mix] = {}
+        if len(self._right) < LEAST_WHOLE:
+            return []
         for weight in np.linspace(1, 0, _STEPS):
             chosen = choose(self._unseen, tuple(prices), float(weight))
             achieved = _achieved(0.0, float(weight), self._right[np.arange(len(chosen)), chosen])
@@ -233,10 +245,11 @@ def _achieved(target: float, weight: float, right: Flags) -> Promise:
     return Promise(target, weight, quality, low, high, quality >= target)
 
 
-def _spread(unseen: Doubles, right: Flags) -> tuple[list[Doubles], list[Doubles]]:
+def _spread(unseen: Doubles, right: Flags, known: Flags) -> tuple[list[Doubles], list[Doubles]]:
     """Per model: the edges between bins of equal size, and each bin's standard error."""
     edges, spread = [], []
-    for chance, answers in zip(unseen.T, right.T, strict=True):
+    for model, labelled in enumerate(known.T):
+        chance, answers = unseen[labelled, model], right[labelled, model]
         bins = np.array_split(np.argsort(chance), min(BINS, max(1, len(chance) // BINS)))
         edges.append(np.array([chance[b[-1]] for b in bins[:-1]]))
         share = np.array([(answers[b].sum() + 1) / (len(b) + 2) for b in bins])

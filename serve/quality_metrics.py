@@ -45,33 +45,50 @@ def cpt(curve: Doubles, share: float) -> float:
     return int(np.argmax(curve >= share - 1e-12)) / (len(curve) - 1)
 
 
-def described(models: Sequence[str], chances: Doubles, right: Flags) -> dict[str, Any]:
+def described(
+    models: Sequence[str], chances: Doubles, right: Flags, known: Flags
+) -> dict[str, Any]:
     """The content of metrics.json, from each example's chances, predicted without it. `apgr` is of
-    the most accurate model over the least accurate one, None when there is no gap."""
-    accuracy = right.mean(axis=0)
-    weak, strong = int(accuracy.argmin()), int(accuracy.argmax())
-    gap = right[:, strong].sum() > right[:, weak].sum()
-    gain = chances[:, strong] - chances[:, weak]
-    order = recovered(gain, right[:, weak], right[:, strong]) if gap else None
+    the most accurate model over the least accurate one, by the examples of which all is `known`;
+    None where these show no gap."""
     return {
         "examples": len(right),
-        "apgr": None if order is None else round(apgr(order), 4),
+        "apgr": _apgr(chances, right, np.all(known, axis=1)),
         "models": {
-            name: {
-                "right": round(float(accuracy[i]), 4),
-                "predicted": round(float(chances[:, i].mean()), 4),
-                "calibration_error": round(calibration_error(chances[:, i], right[:, i]), 4),
-                "squared_error": round(float(((chances[:, i] - right[:, i]) ** 2).mean()), 4),
-            }
+            name: _of_model(chances[:, i][known[:, i]], right[:, i][known[:, i]])
             for i, name in enumerate(models)
         },
     }
 
 
-def better(found: Doubles, before: Doubles, right: Flags) -> tuple[float, float, float]:
+def _apgr(chances: Doubles, right: Flags, whole: Flags) -> float | None:
+    sums = right[whole].sum(axis=0)
+    weak, strong = int(sums.argmin()), int(sums.argmax())
+    if sums[weak] == sums[strong]:
+        return None
+    gain = chances[whole, strong] - chances[whole, weak]
+    return round(apgr(recovered(gain, right[whole, weak], right[whole, strong])), 4)
+
+
+def _of_model(chances: Doubles, right: Flags) -> dict[str, float]:
+    if not len(right):
+        return {"labels": 0}
+    return {
+        "labels": len(right),
+        "right": round(float(right.mean()), 4),
+        "predicted": round(float(chances.mean()), 4),
+        "calibration_error": round(calibration_error(chances, right), 4),
+        "squared_error": round(float(((chances - right) ** 2).mean()), 4),
+    }
+
+
+def better(
+    found: Doubles, before: Doubles, right: Flags, known: Flags
+) -> tuple[float, float, float]:
     """By how much the mean squared error of `found` is below that of `before`, and the 95 %
-    interval, from the same examples; shapes (n, models)."""
-    won = ((before - right) ** 2 - (found - right) ** 2).mean(axis=1)
+    interval, from the same examples, each with something `known`; shapes (n, models)."""
+    errors = (before - right) ** 2 - (found - right) ** 2
+    won = (errors * known).sum(axis=1) / known.sum(axis=1)
     error = 1.96 * float(won.std(ddof=1)) / len(won) ** 0.5
     middle = float(won.mean())
     return middle, middle - error, middle + error

@@ -32,6 +32,7 @@ from serve.quality import (
 from serve.quality_metrics import described
 
 LEAST_EXAMPLES: Final = 40
+LEAST_OF_MODEL: Final = 20
 MAX_EXAMPLES: Final = 50_000
 _FOLDS: Final = 5
 _SUFFIX: Final = "_correct"
@@ -40,20 +41,29 @@ _STRENGTHS: Final = (1.0, 1.0, 0.03)  # of the views' fits: dense, words, plain
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Requests and which of `models` answered them right, shape (n, models)."""
+    """Requests and which of `models` answered them right, shape (n, models). `known` says where
+    that is known, in the same shape; None: everywhere."""
 
     models: tuple[str, ...]
     texts: list[str]
     right: Flags
+    known: Flags | None = None
+
+    @property
+    def labelled(self) -> Flags:
+        """Where there is a label."""
+        return np.ones(self.right.shape, bool) if self.known is None else self.known
 
     def taken(self, rows: NDArray[Any]) -> "Examples":
         """Only these rows."""
-        return Examples(self.models, [self.texts[i] for i in rows], self.right[rows])
+        texts = [self.texts[i] for i in rows]
+        return Examples(self.models, texts, self.right[rows], self.labelled[rows])
 
 
 def read_examples(source: Path, names: dict[str, str] | None = None) -> Examples:
     """The examples of a JSONL file, also gzipped: `prompt`, and `NAME_correct` true or false for
-    each model; `names` renames them. Raises DataError that names the line and the field."""
+    each model, null where that is not known; `names` renames them. Raises DataError that names the
+    line and the field."""
     opened = gzip.open if source.suffix == ".gz" else open
     try:
         with opened(source, "rt", encoding="utf-8") as file:
@@ -67,14 +77,13 @@ def read_examples(source: Path, names: dict[str, str] | None = None) -> Examples
         if tuple(right) != models:
             raise DataError(f"{source}, example {number}", f"fields {[*right]}, before {[*models]}")
     renamed = tuple((names or {}).get(m, m) for m in models)
-    return Examples(renamed, [t for t, _ in rows], np.array([[*r.values()] for _, r in rows]))
+    labels = [[*right.values()] for _, right in rows]
+    known = np.array([[label is not None for label in row] for row in labels])
+    return Examples(renamed, [t for t, _ in rows], np.array(labels).astype(bool), known)
 
 
-def train_from_file(
-    source: Path, out: Path, names: dict[str, str] | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """Train from a file and write the head to `out`; the metrics."""
-    examples = read_examples(source, names)
+def train_to(out: Path, examples: Examples, seed: int = 0) -> dict[str, Any]:
+    """Train and write the head to `out`; the metrics."""
     head, parts = train(examples, MiniLM().encode(examples.texts), seed)
     write(out, parts, head.metrics)
     return dict(head.metrics)
@@ -91,9 +100,9 @@ def train(
     # on a busy machine two BLAS threads wait for each other and take ten times as long as one
     with threadpool_limits(1):
         logits = _unseen_logits(examples, embeddings, seed)
-        unseen = _unseen_chances(logits, examples.right, seed)
+        unseen = _unseen_chances(logits, examples, seed)
         fitted = _fitted(examples, embeddings)
-        weights = _weights(logits, examples.right)
+        weights = _weights(logits, examples)
     parts: dict[str, NDArray[Any]] = {
         "format": np.array(FORMAT),
         "models": np.array(examples.models),
@@ -107,8 +116,10 @@ def train(
         "weights": weights,
         "unseen": unseen,
         "right": examples.right,
+        "known": examples.labelled,
     }
-    return QualityHead.of(parts, described(examples.models, unseen, examples.right)), parts
+    metrics = described(examples.models, unseen, examples.right, examples.labelled)
+    return QualityHead.of(parts, metrics), parts
 
 
 def write(out: Path, parts: dict[str, Any], metrics: Any) -> None:
@@ -120,7 +131,7 @@ def write(out: Path, parts: dict[str, Any], metrics: Any) -> None:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
-def _row(source: Path, number: int, line: str) -> tuple[str, dict[str, bool]]:
+def _row(source: Path, number: int, line: str) -> tuple[str, dict[str, bool | None]]:
     where = f"{source}, line {number}"
     try:
         row = json.loads(line)
@@ -133,8 +144,10 @@ def _row(source: Path, number: int, line: str) -> tuple[str, dict[str, bool]]:
         raise DataError(where, f"prompt is {prompt!r:.80}, expected a text")
     right = {k.removesuffix(_SUFFIX): v for k, v in sorted(row.items()) if k.endswith(_SUFFIX)}
     for name, value in right.items():
-        if not isinstance(value, bool):
-            raise DataError(where, f"{name}{_SUFFIX} is {value!r:.80}, expected true or false")
+        if not isinstance(value, bool | None):
+            raise DataError(
+                where, f"{name}{_SUFFIX} is {value!r:.80}, expected true, false or null"
+            )
     if len(right) < 2:
         raise DataError(where, f"fields NAME{_SUFFIX} of {len(right)} models, expected two or more")
     return prompt, right
@@ -144,6 +157,9 @@ def _check(examples: Examples, embeddings: NDArray[Any]) -> None:
     count = len(examples.texts)
     if not LEAST_EXAMPLES <= count <= MAX_EXAMPLES:
         raise InvalidInput("examples", count, f"{LEAST_EXAMPLES} to {MAX_EXAMPLES}")
+    for model, labels in zip(examples.models, examples.labelled.sum(axis=0), strict=True):
+        if labels < LEAST_OF_MODEL:
+            raise InvalidInput("examples", f"{labels} of {model}", f"{LEAST_OF_MODEL} or more")
     if len(embeddings) != count:
         raise InvalidInput("embeddings", len(embeddings), f"one for each of {count} examples")
 
@@ -154,8 +170,9 @@ def _fitted(examples: Examples, embeddings: NDArray[Any]) -> Fitted:
     scaled = scales.scaled(rows)
     vocabulary = vocabulary_of(examples.texts)
     seen = (joined(embeddings, scaled), matrix_of(vocabulary, examples.texts), scaled)
+    labels = [*zip(examples.right.T, examples.labelled.T, strict=True)]
     views = [
-        np.stack([_linear(part, answers, strength) for answers in examples.right.T], axis=1)
+        np.stack([_linear(part[known], right[known], strength) for right, known in labels], axis=1)
         for part, strength in zip(seen, _STRENGTHS, strict=True)
     ]
     return Fitted(scales, vocabulary, *views)
@@ -186,18 +203,19 @@ def _unseen_logits(examples: Examples, embeddings: NDArray[Any], seed: int) -> D
     return logits
 
 
-def _weights(logits: Doubles, right: Flags) -> Doubles:
+def _weights(logits: Doubles, examples: Examples) -> Doubles:
     """How the mean of the views becomes a chance: three equal weights and a shift for a model."""
     rows = []
-    for model, answers in enumerate(right.T):
-        slope, shift = logistic_fit(logits[:, model].mean(axis=1, keepdims=True), answers)
+    for model, (right, known) in enumerate(zip(examples.right.T, examples.labelled.T, strict=True)):
+        found = logits[known, model].mean(axis=1, keepdims=True)
+        slope, shift = logistic_fit(found, right[known])
         rows.append([*[slope / VIEWS] * VIEWS, shift])
     return np.array(rows)
 
 
-def _unseen_chances(logits: Doubles, right: Flags, seed: int) -> Doubles:
+def _unseen_chances(logits: Doubles, examples: Examples, seed: int) -> Doubles:
     """Each example's chances by a calibration that did not see it."""
-    found = np.zeros(right.shape)
-    for taught, unseen in _folds(len(right), seed + 1):
-        found[unseen] = calibrated(logits[unseen], _weights(logits[taught], right[taught]))
+    found = np.zeros(examples.right.shape)
+    for taught, unseen in _folds(len(found), seed + 1):
+        found[unseen] = calibrated(logits[unseen], _weights(logits[taught], examples.taken(taught)))
     return found

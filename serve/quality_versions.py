@@ -77,8 +77,8 @@ class Versions:
         gain = low = high = 0.0
         if before is not None:
             chances = found.chances(embeddings, judged.texts)[:, order]
-            known = before.chances(embeddings, judged.texts)[:, columns(before, judged)]
-            gain, low, high = better(chances, known, judged.right)
+            earlier = before.chances(embeddings, judged.texts)[:, columns(before, judged)]
+            gain, low, high = better(chances, earlier, judged.right, judged.labelled)
             if low <= 0:
                 return Verdict(False, self.current() or 0, gain, low, high)
         return Verdict(True, self._taken(candidate), gain, low, high)

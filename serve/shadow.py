@@ -7,7 +7,6 @@ with tools, and those of batches, have no shadow. A request never goes to a hous
 """
 
 import asyncio
-import hashlib
 import json
 import re
 from collections import Counter
@@ -24,7 +23,7 @@ from serve.accounts import Accounts
 from serve.admission import Admission
 from serve.bill import Bill
 from serve.budgets import UNLIMITED, Caller, worst_case
-from serve.calls import CHAT_PATH, Answer, Call, Engines
+from serve.calls import CHAT_PATH, Answer, Call, Engines, drawn
 from serve.catalog import AUTO, Catalog
 from serve.routing import Load, Route
 
@@ -117,8 +116,7 @@ class Shadowed:
             return False
         if call.payload.get("tools") or call.payload.get("functions"):
             return False
-        digest = hashlib.blake2b(call.request_id.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self._share * 2**64
+        return drawn(call.request_id, self._share, "shadow")
 
     def _begin(self, answer: Answer, pieces: list[bytes]) -> None:
         other = self._other(answer.model.id)
