@@ -141,11 +141,20 @@ class RunRoutes:
         first = await self._office.ask("events", run, start, 0.0)
         return stream(self.told(run, start, first))
 
-    async def timeline(self, http: Request, run: str) -> Response:
-        """GET /v1/runs/{run}/timeline: what happened when, how long it took and what it cost"""
+    async def timeline(
+        self, http: Request, run: str, upto: int | None = None, limit: int | None = None
+    ) -> Response:
+        """GET /v1/runs/{run}/timeline?upto=90&limit=50: what happened when, how long it took and
+        what it cost; of the entries up to number `upto` the last `limit`, without these all"""
+        for name, value in (("upto", upto), ("limit", limit)):
+            if value is not None and value < 1:
+                raise InvalidInput(name, value, "1 or more")
         entries = timeline(await self._all_events(http, run))
-        data = [asdict(entry) for entry in entries]
-        return JSONResponse({"object": "list", "data": data, "usd": sum(e.usd for e in entries)})
+        end = len(entries) if upto is None else min(upto, len(entries))
+        data = entries[0 if limit is None else max(0, end - limit) : end]
+        told = {"object": "list", "data": [asdict(entry) for entry in data]}
+        usd = sum(entry.usd for entry in entries)
+        return JSONResponse({**told, "end": end, "total": len(entries), "usd": usd})
 
     async def receipts(self, http: Request, run: str) -> Response:
         """GET /v1/runs/{run}/receipts: its steps' receipts, once its chain has been verified"""

@@ -77,6 +77,12 @@ def test_a_run_has_its_timeline_and_its_receipts(url: str) -> None:
     run = httpx.post(f"{url}/v1/runs", json={"workflow": "conversation"}).json()["id"]
     told = httpx.get(f"{url}/v1/runs/{run}/timeline").json()
     assert told["data"][0]["name"] == "accepted" and told["usd"] == 0
+    assert told["end"] == told["total"] == len(told["data"]) > 1
+    window = httpx.get(f"{url}/v1/runs/{run}/timeline?upto=2&limit=1").json()
+    assert window["data"] == told["data"][1:2] and window["end"] == 2
+    assert window["total"] == told["total"]
+    for wrong in ("upto=0", "limit=0", "limit=-5", "upto=x"):
+        assert httpx.get(f"{url}/v1/runs/{run}/timeline?{wrong}").status_code == 400
     receipts = httpx.get(f"{url}/v1/runs/{run}/receipts").json()
     assert receipts["data"] == [] and receipts["verified_events"] >= 1
     for what in ("timeline", "receipts"):

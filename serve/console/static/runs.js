@@ -29,9 +29,12 @@ export async function run(place, signal, id) {
   const played = h("div", { class: "row" }, field("Play back, entry by entry", back, true));
   place.append(h("p", {}, h("a", { href: "#/runs" }, "All runs")), link, facts, acts, played, line);
   let over = false;
-  let entries = [];
-  let result = null;
-  back.addEventListener("input", () => lines());
+  let playing = false; // who plays back is left where they are
+  let asking = 0;
+  back.addEventListener("input", () => {
+    playing = back.value !== back.max;
+    draw().catch((error) => { if (!signal.aborted) notice(error.message); });
+  });
 
   const act = (verb, label, tone) => h("button", { type: "button", class: tone, onclick: async () => {
     try {
@@ -53,20 +56,21 @@ export async function run(place, signal, id) {
       notice(error.message);
     }
   }
-  function lines() {
-    const upto = Number(back.value);
-    const told = entries.slice(0, upto);
-    const earlier = Math.max(0, told.length - SHOWN);
+  function lines(told, result) {
+    const earlier = told.end - told.data.length;
     line.replaceChildren(
       ...(earlier ? [h("p", { class: "soft" }, `${earlier} entries before these are left out here; `, h("code", {}, `mainspring runs show ${id}`), " has all.")] : []),
-      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.slice(earlier).map((e) => [
+      table("Timeline", ["#at", "what", "name", "state", "#took", "#cost", "note"], told.data.map((e) => [
         `${e.at.toFixed(2)} s`, e.kind, said(e.name), said(e.state), e.seconds ? seconds(e.seconds) : "", e.usd ? usd(e.usd) : "", said(e.note),
       ])),
-      ...(result && upto === entries.length ? [h("h2", {}, "Result"), shown(result)] : []),
+      ...(result && told.end === told.total ? [h("h2", {}, "Result"), shown(result)] : []),
     );
   }
   async function draw() {
-    const [state, told] = await Promise.all([get(path, signal), get(`${path}/timeline`, signal)]);
+    const mine = ++asking;
+    const upto = playing ? `&upto=${back.value}` : "";
+    const [state, told] = await Promise.all([get(path, signal), get(`${path}/timeline?limit=${SHOWN}${upto}`, signal)]);
+    if (mine !== asking) return; // of two that are asked for, the later one is shown
     over = state.status === "ended";
     facts.replaceChildren(pairs({
       Run: state.id, Workflow: state.workflow, Agent: state.agent, Status: state.status, Decision: state.decision, Reason: state.reason,
@@ -75,12 +79,9 @@ export async function run(place, signal, id) {
     acts.replaceChildren(...(over
       ? (state.decision === "failed" || state.decision === "cancelled" || state.decision === "escalated" ? [act("retry", "Retry")] : []).concat(h("button", { type: "button", class: "quiet", onclick: fork }, "Fork"))
       : [state.status === "paused" ? act("resume", "Resume") : act("pause", "Pause", "quiet"), act("cancel", "Cancel", "danger")]));
-    const last = Number(back.value) === entries.length; // who plays back is left where they are
-    [entries, result] = [told.data, state.result];
-    back.max = Math.max(1, entries.length);
-    if (last || !back.dataset.drawn) back.value = back.max;
-    back.dataset.drawn = "yes";
-    lines();
+    back.max = Math.max(1, told.total);
+    if (!playing) back.value = back.max;
+    lines(told, state.result);
   }
   // Events tell that something moved; many at once are one look, and a look that failed is repeated.
   let wanted = false;
